@@ -1,0 +1,1 @@
+"""What a program is, where it comes from, and what is known about operators and targets."""

@@ -1,0 +1,31 @@
+"""Environment variables, read in this module only."""
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where effc keeps what can be made again (`EFFC_CACHE`, else the user's cache directory)."""
+    chosen = os.environ.get("EFFC_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "effc"
+
+
+def compiler() -> str | None:
+    """The C compiler the user asks for (`EFFC_CC`), or None to choose one."""
+    return os.environ.get("EFFC_CC") or None
+
+
+def default_threads() -> int:
+    """Number of processors this process may run on (`EFFC_THREADS` overrides)."""
+    chosen = os.environ.get("EFFC_THREADS", "")
+    if chosen.isdigit() and int(chosen) > 0:
+        return int(chosen)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def wants_traceback() -> bool:
+    """Whether the command line shows tracebacks (`EFFC_TRACEBACK=1`), for effc's own developers."""
+    return os.environ.get("EFFC_TRACEBACK") == "1"

@@ -1,0 +1,1 @@
+"""Real models, data and metrics on which the compiler is tried: small, and no download needed."""
