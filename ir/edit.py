@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from effc.ir import provenance
@@ -46,11 +47,12 @@ class Editor:
             before: Where to insert; right after `like` if None.
             kwargs: Keyword arguments of the operator.
         """
+        value = self._evaluate(target, args, kwargs)
         place = self.graph.inserting_before(before) if before else self.graph.inserting_after(like)
         with place:
             node = self.graph.call_function(target, args, kwargs)
         provenance.derive(node, like, self.rule)
-        node.meta["val"] = self._evaluate(target, args, kwargs)
+        node.meta["val"] = value
         self.edits += 1
         return node
 
@@ -82,6 +84,10 @@ class Editor:
         node.update_arg(position, value)
         self.edits += 1
 
+    def refresh(self, node: fx.Node) -> None:
+        """Recompute the value description of a call, after an argument got another layout."""
+        node.meta["val"] = self._evaluate(node.target, node.args, node.kwargs)
+
     def remove_dead(self) -> int:
         """Erase every call and weight nobody reads; return how many went."""
         count = 0
@@ -98,7 +104,7 @@ class Editor:
     def finish(self) -> bool:
         """Drop tensors nobody reads, recompile the module; return whether anything was edited."""
         if self.edits:
-            _drop_unread(self.module)
+            drop_unread(self.module)
             self.module.recompile()
         return self.edits > 0
 
@@ -107,7 +113,7 @@ class Editor:
 
     def _evaluate(self, target: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         values = fx.node.map_arg((args, kwargs), lambda node: node.meta["val"])
-        with self._mode:
+        with self._mode, enable_python_dispatcher(), torch.no_grad():
             return target(*values[0], **values[1])
 
 
@@ -119,7 +125,8 @@ def _fake_mode(module: fx.GraphModule) -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-def _drop_unread(module: fx.GraphModule) -> None:
+def drop_unread(module: fx.GraphModule) -> None:
+    """Remove the tensors of a module that no node of its graph reads."""
     read = {node.target for node in module.graph.nodes if node.op == "get_attr"}
     owned = [name for name, _ in module.named_buffers()] + [n for n, _ in module.named_parameters()]
     for path in owned:

@@ -36,15 +36,22 @@ class Rule(Protocol):
 
 @dataclass
 class Rewrites:
-    """What `apply` did: `fired` counts by rule name, `refusals` without repetition."""
+    """What `apply` did.
+
+    Attributes:
+        fired: Rewrites by rule name.
+        refusals: What still matched after the last round and was left alone, without repetition.
+        removed: Number of dead nodes removed on the way.
+    """
 
     fired: Counter[str] = field(default_factory=Counter)
     refusals: list[Refusal] = field(default_factory=list)
+    removed: int = 0
 
     @property
     def changed(self) -> bool:
-        """Whether any rule fired."""
-        return bool(self.fired)
+        """Whether any rule fired or a dead node went."""
+        return bool(self.fired) or self.removed > 0
 
 
 def apply(program: Program, rules: Sequence[Rule], limit: int | None = None) -> Rewrites:
@@ -57,7 +64,9 @@ def apply(program: Program, rules: Sequence[Rule], limit: int | None = None) -> 
     """
     result = Rewrites()
     for method in program.methods:
+        earlier = list(result.refusals)
         for _ in range(MAX_ROUNDS):
+            result.refusals = list(earlier)
             if not _round(program, method, rules, result, limit):
                 break
     result.refusals = list(dict.fromkeys(result.refusals))
@@ -68,7 +77,6 @@ def _round(
     program: Program, method: str, rules: Sequence[Rule], result: Rewrites, limit: int | None
 ) -> bool:
     editor = Editor(program, method)
-    result.refusals.clear()
     for node in list(editor.graph.nodes):
         if node._erased:
             continue
@@ -77,7 +85,7 @@ def _round(
                 break
             if not node._erased and rule.match(node) and _fire(rule, node, editor, result):
                 break
-    editor.remove_dead()
+    result.removed += editor.remove_dead()
     return editor.finish()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import sympy
 import torch
+from torch.utils._sympy.functions import FloorDiv
 
 Size = int | sympy.Expr
 
@@ -74,6 +75,13 @@ def product(sizes: tuple[Size, ...] | list[Size]) -> Size:
     for size in sizes:
         result = result * size
     return simplify(result)
+
+
+def ceil_div(size: Size, divisor: int) -> Size:
+    """`size / divisor`, rounded up."""
+    if isinstance(size, int):
+        return -(-size // divisor)
+    return FloorDiv(size + divisor - 1, sympy.Integer(divisor))
 
 
 def text(size: Size) -> str:

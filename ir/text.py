@@ -6,11 +6,11 @@ shown by the hash of their content. Golden tests, diffs between passes and cache
 
 import hashlib
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import sympy
 import torch
 from torch import fx
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from effc.ir import provenance
 from effc.ir.opspec import op_name
@@ -34,7 +34,7 @@ class WeightHashes:
     """Content hashes of tensors, computed once per tensor and version."""
 
     def __init__(self) -> None:
-        self._known: WeakKeyDictionary[torch.Tensor, tuple[int, str]] = WeakKeyDictionary()
+        self._known = WeakTensorKeyDictionary()
 
     def __call__(self, tensor: torch.Tensor) -> str:
         """The hash of a tensor; a write to the tensor makes it anew."""

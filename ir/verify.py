@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
@@ -36,7 +37,8 @@ def propagate(program: Program, method: str) -> None:
     module = program.methods[method]
     placeholders = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
     mode = next((v.fake_mode for v in placeholders if isinstance(v, FakeTensor)), None)
-    FakeTensorProp(module, mode).propagate_dont_convert_inputs(*placeholders)
+    with enable_python_dispatcher():  # C++ decompositions fix symbolic sizes to numbers
+        FakeTensorProp(module, mode).propagate_dont_convert_inputs(*placeholders)
 
 
 def _lint(program: Program, method: str, module: fx.GraphModule) -> Iterator[str]:

@@ -75,10 +75,8 @@ def _run_one(
     started = time.perf_counter()
     outcome = _guarded(step, program, ctx)
     seconds = time.perf_counter() - started
-    try:
-        verify(program)
-    except VerifyError as error:
-        raise VerifyError(f"after {pass_text(step)}: {error}") from error
+    if outcome.changed:  # else the fingerprint shows that there is nothing new to verify
+        _verify_after(step, program)
     after = fingerprint(program, hashes)
     if outcome.changed != (after != before):
         claim = "changed" if outcome.changed else "left alone"
@@ -86,6 +84,13 @@ def _run_one(
             f"{pass_text(step)} says it {claim} the program; the fingerprint disagrees"
         )
     return PassRow.of(pass_text(step), seconds, outcome), after
+
+
+def _verify_after(step: Pass, program: Program) -> None:
+    try:
+        verify(program)
+    except VerifyError as error:
+        raise VerifyError(f"after {pass_text(step)}: {error}") from error
 
 
 def _guarded(step: Pass, program: Program, ctx: PassContext) -> Outcome:

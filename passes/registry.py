@@ -13,7 +13,17 @@ from pydantic import TypeAdapter, ValidationError
 from effc.ir.errors import UsageError
 from effc.passes.base import Pass
 
-PASSES: dict[str, str] = {}
+PASSES: dict[str, str] = {
+    "decompose-rows": "effc.passes.lower.decompose:DecomposeRows",
+    "fuse-regions": "effc.passes.lower.regions:FuseRegions",
+    "lower-integer": "effc.passes.lower.integer:LowerInteger",
+    "canonicalize": "effc.passes.clean.canonicalize:Canonicalize",
+    "fold-constants": "effc.passes.clean.fold_constants:FoldConstants",
+    "fold-identities": "effc.passes.clean.fold_identities:FoldIdentities",
+    "fold-norms": "effc.passes.clean.fold_norms:FoldNorms",
+    "remove-dead": "effc.passes.clean.remove_dead:RemoveDead",
+    "share-common": "effc.passes.clean.share_common:ShareCommon",
+}
 
 _ITEM = re.compile(r"\s*(?P<name>[\w.:-]+)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
 

@@ -29,7 +29,12 @@ BOOKKEEPING = {
 MAXIMUM = 1 << 31
 
 
-def program_of(exported: ExportedProgram, name: str, dims: dict[str, str] | None = None) -> Program:
+def program_of(
+    exported: ExportedProgram,
+    name: str,
+    dims: dict[str, str] | None = None,
+    is_functional: bool = False,
+) -> Program:
     """Turn an exported program into an effc program.
 
     Args:
@@ -37,14 +42,17 @@ def program_of(exported: ExportedProgram, name: str, dims: dict[str, str] | None
         name: What the user calls the model.
         dims: Names for symbolic dimensions: `{"input_ids.0": "batch"}`. Dimensions without a name
             here are called `<input>_<position>`.
+        is_functional: Whether the graph is in effc's form already, as effc's own files are.
 
     Raises:
         ModelError: If the program takes something other than tensors.
     """
-    exported = exported.run_decompositions({})
+    original = exported
+    if not is_functional:
+        exported = exported.run_decompositions({})
     module = fx.GraphModule(torch.nn.Module(), fx.Graph())
     state = _state(exported)
-    graph, inputs = _unlift(exported, module, state)
+    graph, inputs = _unlift(exported, module, _labels(original, exported, state))
     outputs = _outputs(exported, graph)
     module.graph = graph
     _drop_bookkeeping(graph)
@@ -67,19 +75,35 @@ def _state(exported: ExportedProgram) -> dict[str, str]:
     return {target: STATE_PREFIX + target for target in mutated}
 
 
+def _labels(
+    original: ExportedProgram, decomposed: ExportedProgram, state: dict[str, str]
+) -> dict[str, str]:
+    """The user's name of each input, by its name in the decomposed graph.
+
+    Decomposition renames inputs to `arg_0` where a file does not carry the names of parameters.
+    """
+    inputs, renamed = (
+        [spec.arg.name for spec in specs if spec.kind == InputKind.USER_INPUT]
+        for specs in (original.graph_signature.input_specs, decomposed.graph_signature.input_specs)
+    )
+    specs = decomposed.graph_signature.input_specs
+    mutated = {spec.arg.name: state[spec.target] for spec in specs if spec.target in state}
+    return {**dict(zip(renamed, inputs, strict=True)), **mutated}
+
+
 def _unlift(
-    exported: ExportedProgram, module: fx.GraphModule, state: dict[str, str]
+    exported: ExportedProgram, module: fx.GraphModule, labels: dict[str, str]
 ) -> tuple[fx.Graph, dict[str, fx.Node]]:
     """Copy the graph with inputs first, then weights as attributes; return it with its inputs."""
     graph, mapping, inputs, weights = fx.Graph(), {}, {}, []
     specs = {spec.arg.name: spec for spec in exported.graph_signature.input_specs}
     for node in exported.graph.find_nodes(op="placeholder"):
         spec = specs[node.name]
-        if spec.kind in LIFTED and spec.target not in state:
+        if spec.kind in LIFTED and node.name not in labels:
             weights.append((node, spec.target))
             continue
         mapping[node] = graph.node_copy(node)
-        label = state.get(spec.target, node.name)
+        label = labels.get(node.name, node.name)
         if isinstance(node.meta.get("val"), torch.Tensor):
             inputs[label] = mapping[node]
         elif node.users:

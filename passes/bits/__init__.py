@@ -1,0 +1,1 @@
+"""Number formats: which values are stored and computed in fewer bits."""

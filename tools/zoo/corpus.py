@@ -1,7 +1,6 @@
 """Text for the language model: the standard library's files, split by file name."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from zoo import standard_library
 
 BOUNDARY = b"\0"
-HELD_OUT_ONE_IN = 20
+HELD_OUT_ONE_IN = 16
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,7 @@ def split(held_out: bool) -> Split:
     return Split(files, np.frombuffer(text, dtype=np.uint8))
 
 
-def windows(
-    text: NDArray[np.uint8], first: int, count: int, length: int
-) -> NDArray[np.int64]:
+def windows(text: NDArray[np.uint8], first: int, count: int, length: int) -> NDArray[np.int64]:
     """Windows spread evenly over a text, without randomness and without state.
 
     Window `i` starts at `i * text.size / golden ratio`, modulo what fits: a Weyl sequence, whose

@@ -43,7 +43,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, channels, height, width] to the block's channels and resolution."""
-        return self.activation(self.second(self.first(x)) + self.shortcut(x))
+        output: Tensor = self.activation(self.second(self.first(x)) + self.shortcut(x))
+        return output
 
 
 class ResidualCnn(nn.Module):
@@ -65,7 +66,9 @@ class ResidualCnn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify float32 [batch, 1, 16, 16] into logits [batch, 10]."""
-        return self.classifier(self.pool(self.stages(self.stem(x))).flatten(1))
+        features = self.pool(self.stages(self.stem(x)))
+        logits: Tensor = self.classifier(features.flatten(1))
+        return logits
 
 
 class InvertedResidual(nn.Module):
@@ -83,7 +86,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, channels, height, width] to the block's channels and resolution."""
-        projected = self.project(self.depthwise(self.expand(x)))
+        projected: Tensor = self.project(self.depthwise(self.expand(x)))
         return x + projected if self.has_shortcut else projected
 
 
@@ -106,7 +109,9 @@ class DepthwiseCnn(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Classify float32 [batch, 1, 16, 16] into logits [batch, 10]."""
-        return self.classifier(self.pool(self.last(self.blocks(self.stem(x)))).flatten(1))
+        features = self.pool(self.last(self.blocks(self.stem(x))))
+        logits: Tensor = self.classifier(features.flatten(1))
+        return logits
 
 
 class TransformerBlock(nn.Module):
@@ -129,7 +134,7 @@ class TransformerBlock(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[batch, tokens, heads * head_size] to [batch, heads, tokens, head_size]."""
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], -1, self.head_size).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine the tokens [batch, tokens, hidden]."""
@@ -140,15 +145,14 @@ class TransformerBlock(nn.Module):
             self.split(self.value(normed)),
         )
         x = x + self.output(mixed.transpose(1, 2).flatten(2))
-        return x + self.feed_forward(x)
+        output: Tensor = x + self.feed_forward(x)
+        return output
 
 
 class VisionTransformer(nn.Module):
     """Vision transformer with a class token (Dosovitskiy et al., 2020, arXiv 2010.11929)."""
 
-    def __init__(
-        self, patch: int = 4, hidden: int = 96, layers: int = 4, heads: int = 4
-    ) -> None:
+    def __init__(self, patch: int = 4, hidden: int = 96, layers: int = 4, heads: int = 4) -> None:
         super().__init__()
         patches = (SIDE // patch) ** 2
         self.embedding = nn.Conv2d(1, hidden, patch, stride=patch)
@@ -163,4 +167,5 @@ class VisionTransformer(nn.Module):
         patches = self.embedding(x).flatten(2).transpose(1, 2)
         token = self.class_token.expand(x.shape[0], -1, -1)
         tokens = torch.cat([token, patches], dim=1) + self.positions
-        return self.classifier(self.norm(self.blocks(tokens))[:, 0])
+        logits: Tensor = self.classifier(self.norm(self.blocks(tokens))[:, 0])
+        return logits

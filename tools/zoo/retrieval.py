@@ -135,7 +135,8 @@ def ranks(results: Results) -> NDArray[np.int64]:
     order = sorted(queries)
     scores = np.stack([queries[i] for i in order]) @ np.stack([documents[i] for i in order]).T
     own = np.diagonal(scores)[:, None]
-    return (~(scores < own)).sum(axis=1)
+    found: NDArray[np.int64] = (~(scores < own)).sum(axis=1, dtype=np.int64)
+    return found
 
 
 def embed(states: NDArray[np.floating], mask: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -150,7 +151,8 @@ def embed(states: NDArray[np.floating], mask: NDArray[np.int64]) -> NDArray[np.f
     """
     weights = mask[:, :, None].astype(np.float64)
     mean = (states * weights).sum(axis=1) / weights.sum(axis=1)
-    return mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    unit: NDArray[np.float64] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    return unit
 
 
 def main() -> None:

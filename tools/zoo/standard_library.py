@@ -1,5 +1,6 @@
 """The sources of the running Python's standard library, in a fixed order."""
 
+import os
 import sysconfig
 from pathlib import Path
 
@@ -22,9 +23,12 @@ def sources(without: frozenset[str] = frozenset()) -> list[Path]:
         without: further folders to leave out, by name.
     """
     skipped = TESTS | INSTALLED | TABLES | without
-    files = (path.relative_to(root()) for path in root().rglob("*.py"))
-    kept = (file for file in files if skipped.isdisjoint(file.parts) and not is_generated(file))
-    return sorted(kept, key=Path.as_posix)
+    found = []
+    for folder, children, names in os.walk(root()):
+        children[:] = [child for child in children if child not in skipped]
+        here = Path(folder).relative_to(root())
+        found += [here / name for name in names if name.endswith(".py")]
+    return sorted((file for file in found if not is_generated(file)), key=Path.as_posix)
 
 
 def is_generated(file: Path) -> bool:

@@ -25,10 +25,10 @@ class Config:
 
     vocabulary: int = 256
     hidden: int = 256
-    layers: int = 5
-    heads: int = 8
+    layers: int = 4
+    heads: int = 4
     key_heads: int = 2
-    feed_forward: int = 640
+    feed_forward: int = 768
     context: int = 512
     rotary_base: float = 10_000.0
     epsilon: float = 1e-5
@@ -84,7 +84,7 @@ class Attention(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[batch, seq, heads * head_size] to [batch, heads, seq, head_size]."""
-        return x.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], -1, self.head_size).transpose(1, 2)
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """Attend; x: [batch, seq, hidden], tables: [seq, head_size]."""
@@ -94,7 +94,8 @@ class Attention(nn.Module):
         mixed = functional.scaled_dot_product_attention(
             query, key, value, is_causal=True, enable_gqa=True
         )
-        return self.output(mixed.transpose(1, 2).flatten(2))
+        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return output
 
 
 class FeedForward(nn.Module):
@@ -108,7 +109,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map each position; x: [batch, seq, hidden]."""
-        return self.down(functional.silu(self.gate(x)) * self.up(x))
+        output: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
+        return output
 
 
 class Block(nn.Module):
@@ -124,7 +126,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         """Refine the residual stream; x: [batch, seq, hidden]."""
         x = x + self.attention(self.attention_norm(x), cosine, sine)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        output: Tensor = x + self.feed_forward(self.feed_forward_norm(x))
+        return output
 
 
 class Decoder(nn.Module):
@@ -158,7 +161,8 @@ class Decoder(nn.Module):
         x = self.embedding(input_ids)
         for block in self.blocks:
             x = block(x, cosine, sine)
-        return self.head(self.norm(x))
+        logits: Tensor = self.head(self.norm(x))
+        return logits
 
 
 def initialise(model: Decoder) -> None:

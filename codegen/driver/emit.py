@@ -1,0 +1,271 @@
+"""Writes the C source of a model's driver: tables, the memory plan, and the steps in a row."""
+
+import json
+from collections.abc import Hashable
+from pathlib import Path
+
+import numpy as np
+import sympy
+from torch.utils._sympy.functions import FloorDiv
+
+from effc.codegen.executable import Executable, Fill, Pointer, Step
+from effc.ir.errors import BuildError
+from effc.ir.program import TensorSpec
+from effc.ir.symbols import Size, Symbol, product
+from effc.ir.target import Target
+
+HERE = Path(__file__).parent
+ALIGN = 64
+
+
+def driver_source(
+    executable: Executable, symbols: list[Symbol], target: Target, offsets: dict[str, int], nbytes: int
+) -> str:
+    """The text of `model.c`.
+
+    Args:
+        executable: What to run.
+        symbols: The symbolic dimensions with their ranges, in order.
+        target: For processor features and threads.
+        offsets: Bytes of each weight from the start of the weights' data.
+        nbytes: Bytes of all weights.
+    """
+    return _Emitter(executable, symbols, target, offsets, nbytes).text()
+
+
+def c_expression(size: Size) -> str:
+    """A size as a C expression over int64_t variables named after the symbols."""
+    if isinstance(size, int):
+        return f"INT64_C({size})" if abs(size) > 1 << 30 else str(size)
+    match size:
+        case sympy.Integer():
+            return c_expression(int(size))
+        case sympy.Symbol():
+            return f"s_{size.name}"
+        case sympy.Add():
+            return "(" + " + ".join(map(c_expression, size.args)) + ")"
+        case sympy.Mul():
+            return "(" + " * ".join(map(c_expression, size.args)) + ")"
+        case sympy.Pow() if size.exp.is_Integer and size.exp > 0:
+            return "(" + " * ".join([c_expression(size.base)] * int(size.exp)) + ")"
+        case FloorDiv():
+            return "(" + " / ".join(map(c_expression, size.args)) + ")"
+        case sympy.Mod():
+            return "(" + " % ".join(map(c_expression, size.args)) + ")"
+        case sympy.floor():
+            return "(" + " / ".join(map(c_expression, size.args[0].as_numer_denom())) + ")"
+        case sympy.Max() | sympy.Min():
+            name = "effc_max" if isinstance(size, sympy.Max) else "effc_min"
+            first, *rest = map(c_expression, size.args)
+            for term in rest:
+                first = f"{name}({first}, {term})"
+            return first
+    raise BuildError(f"size {size} cannot be computed in C")
+
+
+class _Emitter:
+    def __init__(
+        self,
+        executable: Executable,
+        symbols: list[Symbol],
+        target: Target,
+        offsets: dict[str, int],
+        nbytes: int,
+    ) -> None:
+        self.executable, self.symbols, self.target = executable, symbols, target
+        self.offsets, self.nbytes = offsets, nbytes
+
+    def text(self) -> str:
+        """The whole file."""
+        parts = [
+            self._constants(),
+            '#include "runtime.c"',
+            "static inline int64_t effc_max(int64_t a, int64_t b) { return a > b ? a : b; }",
+            "static inline int64_t effc_min(int64_t a, int64_t b) { return a < b ? a : b; }",
+            self._features(),
+            self._interface(),
+            self._prototypes(),
+            self._slots(),
+            self._shapes(),
+            self._steps(),
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def _constants(self) -> str:
+        values = {
+            "EFFC_SYMBOLS": len(self.symbols),
+            "EFFC_SLOTS": len(self.executable.memory.slots),
+            "EFFC_THREADS": self.target.cores,
+            "EFFC_WEIGHT_NBYTES": f"UINT64_C({self.nbytes})",
+        }
+        return "\n".join(f"#define {name} {value}" for name, value in values.items())
+
+    def _features(self) -> str:
+        names = ", ".join(json.dumps(feature) for feature in self.target.features)
+        return (
+            "static const char *effc_missing_feature(void) {\n"
+            f"  static const char *const names[] = {{{names}{', ' if names else ''}NULL}};\n"
+            "  return effc_first_missing(names);\n}"
+        )
+
+    def _interface(self) -> str:
+        signature = self.executable.signature
+        lines = []
+        for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+            for position, spec in enumerate(specs):
+                dims = ", ".join(self._dim(size) for size in spec.shape) or "0"
+                lines.append(f"static const int64_t {kind}_dims_{position}[] = {{{dims}}};")
+            rows = ", ".join(self._row(kind, i, spec) for i, spec in enumerate(specs))
+            lines.append(f"static const effc_tensor {kind}s[] = {{{rows}}};")
+            lines.append(f"int effc_{kind}_count(void) {{ return {len(specs)}; }}")
+            lines.append(
+                f"const effc_tensor *effc_{kind}(int i) "
+                f"{{ return i >= 0 && i < {len(specs)} ? &{kind}s[i] : NULL; }}"
+            )
+        rows = ", ".join(f'{{"{s.name}", {s.minimum}, {s.maximum}}}' for s in self.symbols)
+        count = len(self.symbols)
+        lines.append(f"static const effc_symbol symbols[] = {{{rows or '{NULL, 0, 0}'}}};")
+        lines.append(f"int effc_symbol_count(void) {{ return {count}; }}")
+        lines.append(
+            "const effc_symbol *effc_symbol_info(int i) "
+            f"{{ return i >= 0 && i < {count} ? &symbols[i] : NULL; }}"
+        )
+        names = ", ".join(json.dumps(f"{s.family} {s.name}") for s in self.executable.steps)
+        count = len(self.executable.steps)
+        lines.append(f"static const char *const step_names[] = {{{names or 'NULL'}}};")
+        lines.append(f"int effc_step_count(void) {{ return {count}; }}")
+        lines.append(
+            "const char *effc_step_name(int i) "
+            f"{{ return i >= 0 && i < {count} ? step_names[i] : NULL; }}"
+        )
+        return "\n".join(lines)
+
+    def _dim(self, size: Size) -> str:
+        if isinstance(size, int):
+            return str(size)
+        names = [symbol.name for symbol in self.symbols]
+        is_plain = size.is_Symbol and size.name in names
+        return str(-1 - names.index(size.name)) if is_plain else str(-1 - len(names))
+
+    @staticmethod
+    def _row(kind: str, position: int, spec: TensorSpec) -> str:
+        dtype = str(spec.dtype).removeprefix("torch.")
+        return f'{{"{spec.name}", "{dtype}", {len(spec.shape)}, {kind}_dims_{position}}}'
+
+    def _prototypes(self) -> str:
+        lines = []
+        for stage in self.executable.stages.values():
+            pointers = ["void *"] * len(stage.params)
+            sizes = ["int64_t"] * (len(self.symbols) + 2)
+            lines.append(f"void {stage.symbol}({', '.join(pointers + sizes)});")
+        return "\n".join(lines)
+
+    def _sizes(self, array: str) -> list[str]:
+        """Declarations of the symbols' values."""
+        names = enumerate(symbol.name for symbol in self.symbols)
+        return [f"  const int64_t s_{name} = {array}[{i}]; (void)s_{name};" for i, name in names]
+
+    def _slots(self) -> str:
+        memory = self.executable.memory
+        lines = [
+            "static void effc_slots(const int64_t *sizes, int64_t *slots, size_t *arena, "
+            "size_t *scratch) {",
+            *self._sizes("sizes"),
+            "  int64_t at = 0, need = 0;",
+        ]
+        for number, slot in enumerate(memory.slots):
+            if memory.is_static:
+                lines.append(f"  slots[{number}] = {memory.offsets[number]};")
+                continue
+            size = "0"
+            for nbytes in slot:
+                size = f"effc_max({size}, {c_expression(nbytes)})"
+            lines.append(f"  slots[{number}] = at; at += ({size} + {ALIGN - 1}) / {ALIGN} * {ALIGN};")
+        if memory.is_static:
+            lines.append(f"  at = {memory.nbytes};")
+        for nbytes in dict.fromkeys(self.executable.scratch):
+            lines.append(f"  need = effc_max(need, {c_expression(nbytes)});")
+        lines.append("  *arena = (size_t)at; *scratch = (size_t)need; (void)sizes;\n}")
+        return "\n".join(lines)
+
+    def _shapes(self) -> str:
+        lines = [
+            "int effc_output_shape(int index, const int64_t *sizes, int64_t *shape) {",
+            '  if (EFFC_SYMBOLS && !sizes) return effc_fail("%sno sizes given", "", 0, 0);',
+            *self._sizes("sizes"),
+            "  switch (index) {",
+        ]
+        for position, spec in enumerate(self.executable.signature.outputs):
+            values = " ".join(f"shape[{d}] = {c_expression(s)};" for d, s in enumerate(spec.shape))
+            lines.append(f"    case {position}: {values} return 0;")
+        lines.append('  }\n  (void)shape; return effc_fail("%sno output %lld", "", index, 0);\n}')
+        return "\n".join(lines)
+
+    def _steps(self) -> str:
+        lines = [
+            "static void effc_steps(struct effc_model *m, int thread, int threads) {",
+            *self._sizes("m->sizes"),
+            "  uint8_t *const A = m->arena, *const S = m->scratch + thread * m->scratch_nbytes;",
+            "  const uint8_t *const W = m->weights;",
+            "  const int64_t *const P = m->slots;",
+            "  (void)A; (void)S; (void)W; (void)P;",
+        ]
+        for number, step in enumerate(self.executable.steps):
+            lines += self._step(number, step)
+        return "\n".join([*lines, "}"])
+
+    def _step(self, number: int, step: Step) -> list[str]:
+        tasks = c_expression(step.stage.tasks)
+        arguments = [self._address(pointer) for pointer in step.pointers]
+        arguments += [f"s_{symbol.name}" for symbol in self.symbols]
+        fills = [f"    if (thread == 0) {self._fill(fill)}" for fill in step.fills]
+        call = ", ".join([*arguments, "begin", "end"])
+        return [
+            f"  {{ /* {number}: {step.family} {step.name} */",
+            *fills,
+            f"    const int64_t tasks = {tasks};",
+            "    const int64_t begin = effc_share(tasks, thread, threads);",
+            "    const int64_t end = effc_share(tasks, thread + 1, threads);",
+            f"    if (begin < end) {step.stage.symbol}({call});",
+            f"    effc_end(m, thread, threads, {number}, {int(step.must_meet)});",
+            "  }",
+        ]
+
+    def _address(self, pointer: Pointer) -> str:
+        offset = c_expression(pointer.offset)
+        plus = "" if pointer.offset == 0 else f" + {offset}"
+        match pointer.base:
+            case "input":
+                return f"(uint8_t *)m->inputs[{pointer.key}]{plus}"
+            case "output":
+                return f"(uint8_t *)m->outputs[{pointer.key}]{plus}"
+            case "weight":
+                return f"(uint8_t *)W + {self.offsets[str(pointer.key)]}{plus}"
+            case "scratch":
+                return f"S{plus}"
+        return f"A + {self._slot(pointer.key)}{plus}"
+
+    def _slot(self, key: Hashable) -> str:
+        memory = self.executable.memory
+        number = memory.slot_of[key]
+        return str(memory.offsets[number]) if memory.is_static else f"P[{number}]"
+
+    def _fill(self, fill: Fill) -> str:
+        images, channels, height, width = map(c_expression, fill.shape)
+        pixel = c_expression(product([fill.shape[1], fill.itemsize]))
+        source = f"(const int32_t *)({self._address(fill.fill)})" if fill.fill else "NULL"
+        del channels
+        return (
+            f"effc_border({self._address(fill.start)}, {images}, {height}, {width}, "
+            f"{c_expression(fill.border.rows)}, {c_expression(fill.border.columns)}, {pixel}, "
+            f"{source}, {fill.fill_stride});"
+        )
+
+
+def weight_layout(weights: dict[str, np.ndarray]) -> tuple[dict[str, int], int]:
+    """Bytes of each weight from the start of the data, and of all weights, in file order."""
+    offsets, at = {}, 0
+    for name, value in weights.items():
+        offsets[name] = at
+        at += -(-value.nbytes // ALIGN) * ALIGN
+    return offsets, at

@@ -1,0 +1,279 @@
+"""From a lowered program to a list of steps: kernels, their memory, their weights."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from effc.codegen import select
+from effc.codegen.access import Access
+from effc.codegen.isa import Isa
+from effc.codegen.kernel import Kernel, Param, Stage
+from effc.codegen.memory import Life, MemoryPlan, plan
+from effc.codegen.region import Region
+from effc.ir import provenance
+from effc.ir.opspec import op_name
+from effc.ir.program import Program, Signature, attribute
+from effc.ir.symbols import Size, product, simplify
+from effc.ir.target import Target
+from effc.passes.lower.placement import Border, Placements
+
+SLACK = 64
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """An address: the start of some memory plus an offset.
+
+    Attributes:
+        base: `input`, `output`, `arena`, `weight` or `scratch`.
+        key: Which one.
+        offset: Bytes from its start.
+    """
+
+    base: str
+    key: Hashable
+    offset: Size = 0
+
+
+@dataclass(frozen=True)
+class Fill:
+    """A border to fill before a step runs.
+
+    Attributes:
+        start: Start of the padded map.
+        shape: Padded `[images, channels, height, width]`.
+        border: Its rows and columns.
+        itemsize: Bytes of an element.
+        fill: Where the zero points lie, or None for zeros.
+        fill_stride: 1 if every image has a zero point of its own, else 0.
+    """
+
+    start: Pointer
+    shape: tuple[Size, ...]
+    border: Border
+    itemsize: int
+    fill: Pointer | None
+    fill_stride: int
+
+
+@dataclass
+class Step:
+    """One call of a stage.
+
+    Attributes:
+        stage: The function.
+        pointers: Its arguments.
+        name: Where it comes from in the user's model.
+        family: The kernel's family.
+        fills: Borders to fill first.
+        reads: Memory it reads, by key.
+        writes: Memory it writes, by key.
+        must_meet: Whether threads must meet after it.
+    """
+
+    stage: Stage
+    pointers: tuple[Pointer, ...]
+    name: str
+    family: str
+    fills: tuple[Fill, ...] = ()
+    must_meet: bool = True
+
+
+@dataclass
+class Executable:
+    """Everything the driver emitter needs.
+
+    Attributes:
+        signature: Inputs and outputs.
+        symbols: Names of the symbolic dimensions, in order.
+        steps: In order.
+        stages: Every function once.
+        memory: The plan of the arena.
+        weights: Packed and plain weights by name.
+        scratch: Bytes each thread needs, one size per kernel that needs any.
+    """
+
+    signature: Signature
+    symbols: tuple[str, ...]
+    steps: list[Step] = field(default_factory=list)
+    stages: dict[str, Stage] = field(default_factory=dict)
+    memory: MemoryPlan = field(default_factory=lambda: MemoryPlan({}, []))
+    weights: dict[str, np.ndarray] = field(default_factory=dict)
+    scratch: list[Size] = field(default_factory=list)
+
+
+def executable_of(
+    program: Program, method: str, placements: Placements, target: Target
+) -> Executable:
+    """Make kernels for every region of a placed program and lay out their memory."""
+    return _Assembler(program, method, placements, target).run()
+
+
+class _Assembler:
+    def __init__(
+        self, program: Program, method: str, placements: Placements, target: Target
+    ) -> None:
+        self.program, self.placements = program, placements
+        self.module, self.isa = placements.module, Isa.of(target)
+        self.signature = program.signatures[method]
+        self.result = Executable(self.signature, tuple(program.symbols))
+        self.kernels: dict[str, Kernel] = {}
+        self.uses: dict[Hashable, list[int]] = {}
+        self.sizes: dict[Hashable, Size] = {}
+        self.bases = self._known_bases()
+
+    def run(self) -> Executable:
+        """Visit the regions in order."""
+        for node in self.module.graph.nodes:
+            if node.op == "call_module":
+                self._call(node)
+        lives = [Life(k, self.sizes[k], min(u), max(u)) for k, u in self.uses.items()]
+        self.result.memory = plan(lives)
+        return self.result
+
+    def _known_bases(self) -> dict[fx.Node, Pointer]:
+        """Inputs and outputs are the caller's memory."""
+        graph = self.module.graph
+        bases = {n: Pointer("input", i) for i, n in enumerate(graph.find_nodes(op="placeholder"))}
+        for position, node in enumerate(graph.output_node().args[0]):
+            bases[self.placements.places[node].root] = Pointer("output", position)
+        return bases
+
+    def _call(self, call: fx.Node) -> None:
+        inner = self.module.get_submodule(call.target)
+        operands = [arg for arg in call.args if isinstance(arg.meta.get("val"), torch.Tensor)]
+        results = sorted(
+            (user for user in call.users if op_name(user) == "getitem"), key=lambda u: u.args[1]
+        )
+        region = Region(
+            inner,
+            tuple(self._access(node) for node in operands),
+            tuple(self._access(node) for node in results),
+            tuple(node.op == "get_attr" for node in operands),
+            self.program.names,
+        )
+        key = region.key()
+        if key not in self.kernels:
+            name = f"effc_k{len(self.kernels)}"
+            self.kernels[key] = select.build(region, self.isa, name, self.result.symbols)
+            for stage in self.kernels[key].stages:
+                self.result.stages[stage.symbol] = stage
+        self._steps(call, self.kernels[key], operands, results)
+
+    def _access(self, node: fx.Node) -> Access:
+        place = self.placements.places[node]
+        return Access(node.meta["val"].dtype, place.shape, place.strides)
+
+    def _steps(
+        self, call: fx.Node, kernel: Kernel, operands: list[fx.Node], results: list[fx.Node]
+    ) -> None:
+        first = len(self.result.steps)
+        for stage in kernel.stages:
+            pointers = tuple(
+                self._pointer(param, call, kernel, operands, results) for param in stage.params
+            )
+            name = provenance.source(call) or call.name
+            self.result.steps.append(Step(stage, pointers, name, kernel.family))
+        if kernel.scratch != 0:
+            self.result.scratch.append(kernel.scratch)
+        fills = tuple(fill for node in results if (fill := self._fill(node)))
+        self.result.steps[first].fills = fills
+        for step in range(first, len(self.result.steps)):
+            for pointer in self.result.steps[step].pointers:
+                if pointer.base == "arena":
+                    self.uses.setdefault(pointer.key, []).extend([first, step])
+        for node in results:
+            pointer = self._base(self.placements.places[node].root)
+            if pointer.base == "arena":
+                self.uses.setdefault(pointer.key, []).append(first)
+
+    def _pointer(
+        self,
+        param: Param,
+        call: fx.Node,
+        kernel: Kernel,
+        operands: list[fx.Node],
+        results: list[fx.Node],
+    ) -> Pointer:
+        if param.kind == "scratch":
+            return Pointer("scratch", 0)
+        if param.kind == "packed":
+            return self._packed(str(param.which), kernel, operands)
+        if param.kind == "temporary":
+            key = (call, param.which)
+            self.sizes[key] = simplify(kernel.temporaries[str(param.which)] + SLACK)
+            return Pointer("arena", key)
+        node = (operands if param.kind == "input" else results)[int(param.which)]
+        return self._address(node)
+
+    def _address(self, node: fx.Node) -> Pointer:
+        place = self.placements.places[node]
+        base = self._base(place.root)
+        return Pointer(base.base, base.key, simplify(place.offset * node.meta["val"].element_size()))
+
+    def _base(self, root: fx.Node) -> Pointer:
+        if root in self.bases:
+            return self.bases[root]
+        if root.op == "get_attr":
+            tensor = attribute(self.module, root.target)
+            return Pointer("weight", self._weight(root.target, storable(tensor)))
+        itemsize = root.meta["val"].element_size()
+        self.sizes[root] = simplify(self.placements.sizes[root] * itemsize + SLACK)
+        return Pointer("arena", root)
+
+    def _packed(self, which: str, kernel: Kernel, operands: list[fx.Node]) -> Pointer:
+        pack = kernel.packed[which]
+        tensors: list[torch.Tensor | None] = [
+            attribute(self.module, node.target) if node.op == "get_attr" else None
+            for node in operands
+        ]
+        label = operands[pack.weight].target
+        name = f"{label}.{which}"
+        known = (label, which, str(pack), *[id(t) for t in tensors if t is not None])
+        if known in self._packed_names:
+            return Pointer("weight", self._packed_names[known])
+        self._packed_names[known] = self._weight(name, pack(tensors), fresh=True)
+        return Pointer("weight", self._packed_names[known])
+
+    @property
+    def _packed_names(self) -> dict[Any, str]:
+        return self.__dict__.setdefault("packed_names", {})
+
+    def _weight(self, name: str, value: np.ndarray, fresh: bool = False) -> str:
+        """Register a weight; a packed one gets a free name."""
+        wanted, number = name, 1
+        while fresh and wanted in self.result.weights:
+            wanted, number = f"{name}_{number}", number + 1
+        self.result.weights[wanted] = value
+        return wanted
+
+    def _fill(self, node: fx.Node) -> Fill | None:
+        border = self.placements.borders.get(node)
+        if border is None:
+            return None
+        shape = self.program.shape(node)
+        padded = (*shape[:2], shape[2] + 2 * border.rows, shape[3] + 2 * border.columns)
+        fill = self._address(border.fill) if border.fill is not None else None
+        is_per_image = border.fill is not None and product(self.program.shape(border.fill)) != 1
+        return Fill(
+            self._base(node),
+            tuple(map(simplify, padded)),
+            border,
+            node.meta["val"].element_size(),
+            fill,
+            int(is_per_image),
+        )
+
+
+def storable(tensor: torch.Tensor) -> np.ndarray:
+    """A weight as the bytes kernels read."""
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy()
+    if tensor.dtype == torch.bool:
+        return tensor.view(torch.uint8).numpy()
+    return tensor.numpy()

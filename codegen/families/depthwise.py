@@ -1,0 +1,229 @@
+"""Depthwise convolution: vectors of channels, a row of output pixels in registers.
+
+int8 codes are converted to float32, in which every sum of up to 64 taps of 8-bit products is exact,
+so the integer result is exact too.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+from tvm import tirx
+
+from effc.codegen.access import Access
+from effc.codegen.dtypes import stored
+from effc.codegen.evaluate import Evaluator, Point
+from effc.codegen.families.elementwise import unravel
+from effc.codegen.families.product_plan import epilogue_inputs, zero_point_of
+from effc.codegen.isa import Isa
+from effc.codegen.kernel import FunctionBuilder, Kernel, Pack
+from effc.codegen.pack import ColumnSums, PackDepthwise
+from effc.codegen.region import Region
+from effc.codegen.tir import Expr, cast, const, index, load, load_masked, splat, with_lanes
+from effc.codegen.vectors import Run, Vectors
+from effc.ir.opspec import op_name
+from effc.ir.symbols import Size, ceil_div, product
+
+EXACT_TAPS = 64
+
+
+def is_depthwise(region: Region, anchor: fx.Node) -> bool:
+    """Whether a convolution has one input and one output channel per group."""
+    if "conv2d" not in op_name(anchor):
+        return False
+    weight = region.inputs[region.input_of(anchor.args[1])].shape
+    taps = weight[2] * weight[3]
+    return weight[1] == 1 and weight[0] == anchor.args[6] and taps <= EXACT_TAPS
+
+
+def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+    """Make the kernel of a region whose anchor is a depthwise convolution."""
+    anchor = region.anchor()
+    if anchor is None or not is_depthwise(region, anchor):
+        raise AssertionError("not a depthwise convolution")
+    return _Depthwise(region, isa, anchor, name, symbols).kernel()
+
+
+@dataclass(frozen=True)
+class Filter:
+    """The geometry of a depthwise convolution; pairs are vertical, horizontal."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    def columns(self, pixels: int) -> list[int]:
+        """Input columns, relative to the first pixel's first tap, that a run of pixels reads."""
+        return sorted({self.column(p, tap) for p in range(pixels) for tap in range(self.size[1])})
+
+    def column(self, pixel: int, tap: int) -> int:
+        """The input column of a pixel's tap."""
+        return pixel * self.stride[1] + tap * self.dilation[1]
+
+
+class _Depthwise:
+    def __init__(
+        self, region: Region, isa: Isa, anchor: fx.Node, name: str, symbols: tuple[str, ...]
+    ) -> None:
+        self.region, self.isa, self.anchor = region, isa, anchor
+        self.function = FunctionBuilder(name, symbols)
+        self.b = self.function.builder
+        self.inputs = [
+            self.function.param("input", i, stored(a.dtype)) for i, a in enumerate(region.inputs)
+        ]
+        self.outputs = [
+            self.function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)
+        ]
+        self.is_integer = "integer" in op_name(anchor)
+        self.weights = self.function.param("packed", "filter", "float32")
+        self.sums = self.function.param("packed", "sums", "int32") if self.is_integer else None
+        self.domain = region.shape(anchor)
+        self.source_at = region.input_of(anchor.args[0])
+        self.source: Access = region.inputs[self.source_at]
+        weight = region.inputs[region.input_of(anchor.args[1])].shape
+        self.filter = Filter(weight[2:], *(tuple(value) for value in anchor.args[3:6]))
+        self.channels = self.domain[1]
+        touched = epilogue_inputs(region, anchor)
+        accesses = [
+            a.aligned_to(self.domain) if i in touched else a for i, a in enumerate(region.inputs)
+        ]
+        self.evaluator = Evaluator(region, self.b, self.inputs, accesses, pointwise=True)
+        self.pixels = self._tile()
+
+    def _tile(self) -> int:
+        """Pixels of a tile: as many as registers allow, wasting few at the end of a row."""
+        width = self.domain[3]
+        fits = [
+            p
+            for p in range(1, 13)
+            if p + len(self.filter.columns(p)) + self.filter.size[1] < self.isa.registers
+            and (not isinstance(width, int) or p <= width)
+        ]
+        if not isinstance(width, int):
+            return min(fits[-1], 4)
+        return max(fits, key=lambda p: (width / (-(-width // p) * p) + 0.02 * p))
+
+    def kernel(self) -> Kernel:
+        """Emit the loops and close the kernel."""
+        b, pixels, width = self.b, self.pixels, self.domain[3]
+        begin, end = self.function.task_range
+        outer: list[Size] = [self.domain[0], self.domain[2], ceil_div(width, pixels)]
+        vectors = Vectors(self.isa.lanes, self.isa.has_masks)
+        with b.loop(begin, end, "task") as task:
+            image, row, tile = unravel(b, task, outer)
+            run = Run(index(0), b.size(self.channels), self.channels)
+            if isinstance(width, int) or pixels == 1:
+                first = b.let(tirx.Min(tile * index(pixels), b.size(width) - index(pixels)))
+                self._channels(vectors, run, (image, row, first), pixels)
+            else:
+                self._symbolic(vectors, run, image, row, tile)
+        weight = self.region.input_of(self.anchor.args[1])
+        packed: dict[str, Pack] = {"filter": PackDepthwise(weight, self.isa.lanes)}
+        if self.is_integer:
+            packed["sums"] = ColumnSums(weight, self._static_zero(), self.channels)
+        stage = self.function.close(product(outer))
+        return Kernel("depthwise", (stage,), packed=packed)
+
+    def _symbolic(
+        self, vectors: Vectors, run: Run, image: Expr, row: Expr, tile: Expr
+    ) -> None:
+        """A row of unknown length: whole tiles overlap at its end; short rows go pixel by pixel."""
+        b, width = self.b, self.b.size(self.domain[3])
+        enough = width >= index(self.pixels)
+        with b.when(enough):
+            first = b.let(tirx.Min(tile * index(self.pixels), width - index(self.pixels)))
+            self._channels(vectors, run, (image, row, first), self.pixels)
+        with b.otherwise(enough), b.loop(index(0), width, "x") as x:
+            self._channels(vectors, run, (image, row, x), 1)
+
+    def _channels(self, vectors: Vectors, run: Run, place: tuple[Expr, ...], pixels: int) -> None:
+        vectors.cover(
+            self.b, run, lambda at, lanes, n: self._compute(place, at, pixels, lanes, n)
+        )
+
+    def _static_zero(self) -> int | None:
+        zero = zero_point_of(self.anchor)
+        if zero is None:
+            return None
+        position = self.region.input_of(zero)
+        return position if self.region.weights[position] else None
+
+    def _compute(
+        self, place: tuple[Expr, ...], channel: Expr, pixels: int, lanes: int, count: Expr | None
+    ) -> None:
+        b, dtype = self.b, with_lanes("float32", lanes)
+        totals = b.local("float32", pixels * lanes, "total")
+        for pixel in range(pixels):
+            b.store(totals, const(0, dtype), pixel * lanes)
+        base = self._base(place, channel)
+        height, width = self.filter.size
+        with b.loop(0, height, "tap") as tap:
+            line = b.let(base + tap * b.size(self.source.strides[2] * self.filter.dilation[0]))
+            values = {
+                column: b.let(self._feature(line, column, lanes, count))
+                for column in self.filter.columns(pixels)
+            }
+            for step in range(width):
+                weight = b.let(self._weight(tap, step, channel, lanes))
+                for pixel in range(pixels):
+                    before = load(totals, pixel * lanes, lanes)
+                    value = values[self.filter.column(pixel, step)]
+                    total = self.isa.multiply_add(value, weight, before)
+                    b.store(totals, total, pixel * lanes)
+        for pixel in range(pixels):
+            total = load(totals, pixel * lanes, lanes)
+            self._finish(place, channel, pixel, total, lanes, count)
+
+    def _base(self, place: tuple[Expr, ...], channel: Expr) -> Expr:
+        """Offset of the first tap of the first pixel."""
+        b, (image, row, column) = self.b, place
+        strides, f = self.source.strides, self.filter
+        total = image * b.size(strides[0]) + channel
+        total = total + (row * index(f.stride[0]) - index(f.padding[0])) * b.size(strides[2])
+        return b.let(
+            total + (column * index(f.stride[1]) - index(f.padding[1])) * b.size(strides[3])
+        )
+
+    def _feature(self, line: Expr, column: int, lanes: int, count: Expr | None) -> Expr:
+        source = self.inputs[self.source_at]
+        at = line + self.b.size(self.source.strides[3]) * index(column)
+        if count is None:
+            value = load(source, at, lanes)
+        else:
+            value = load_masked(source, at, lanes, count)
+        return cast(cast(value, "int32"), "float32") if self.is_integer else value
+
+    def _weight(self, tap: Expr, step: int, channel: Expr, lanes: int) -> Expr:
+        padded = -(-self.channels // self.isa.lanes) * self.isa.lanes
+        at = (tap * index(self.filter.size[1]) + index(step)) * index(padded) + channel
+        return load(self.weights, at, lanes)
+
+    def _finish(
+        self, place: tuple[Expr, ...], channel: Expr, pixel: int, total: Expr, lanes: int,
+        count: Expr | None,
+    ) -> None:  # fmt: skip
+        image, row, first = place
+        coordinates = (image, channel, row, self.b.let(first + index(pixel)))
+        point = Point(coordinates, 1 if lanes > 1 else None, lanes, count)
+        value = self._centred(cast(total, "int32"), point) if self.is_integer else total
+        scope = self.evaluator.fresh({self.anchor: self.b.let(value)})
+        for node, buffer, access in zip(
+            self.region.results, self.outputs, self.region.outputs, strict=True
+        ):
+            scope.store(buffer, access, scope.value(node, point), point)
+
+    def _centred(self, total: Expr, point: Point) -> Expr:
+        """Take off the zero point of the activations."""
+        zero = zero_point_of(self.anchor)
+        if zero is None:
+            return total
+        channel, lanes = point.coordinates[1], point.lanes
+        if point.count is not None:
+            sums: Any = load_masked(self.sums, channel, lanes, point.count)
+        else:
+            sums = load(self.sums, channel, lanes)
+        if self._static_zero() is not None:
+            return total + sums
+        value = self.evaluator.fresh({}).value(zero, Point(point.coordinates))
+        return total + sums * splat(cast(self.b.let(value), "int32"), lanes)

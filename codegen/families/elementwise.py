@@ -1,0 +1,138 @@
+"""Everything that computes each output element by itself: arithmetic, copies, gathers.
+
+Dimensions that act as one in all tensors are merged, the innermost runs in vectors.
+"""
+
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from effc.codegen.access import Access, joined
+from effc.codegen.arithmetic import NeedsScalar
+from effc.codegen.dtypes import stored
+from effc.codegen.evaluate import Evaluator, Point
+from effc.codegen.isa import Isa
+from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
+from effc.codegen.region import Region
+from effc.codegen.tir import Builder, Expr, index
+from effc.codegen.vectors import Run, Vectors
+from effc.ir.errors import BuildError
+from effc.ir.symbols import Size, ceil_div, evaluate, product
+
+CHUNK = 4096
+TYPICAL = 64
+
+
+def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+    """Make a kernel that computes every output element of a region by itself."""
+    for lanes, masked in ((isa.lanes, isa.has_masks), (isa.lanes, False), (1, False)):
+        try:
+            stage = _stage(region, name, symbols, Vectors(lanes, masked))
+        except NeedsScalar:
+            continue
+        return Kernel("elementwise", (stage,))
+    raise BuildError(f"{name}: no form of the kernel can be built")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The loop nest: accesses of inputs and outputs over the same dimensions, slowest first.
+
+    Attributes:
+        inputs: Accesses of the placeholders (in their own shapes if not pointwise).
+        outputs: Accesses of the outputs.
+        order: The dimensions in the order of the loops; the last one is vectorised.
+    """
+
+    inputs: list[Access]
+    outputs: list[Access]
+    order: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[Size, ...]:
+        """Size per dimension."""
+        return self.outputs[0].shape
+
+
+def typical(size: Size) -> int:
+    """A number to compare symbolic sizes by."""
+    if isinstance(size, int):
+        return size
+    return evaluate(size, {symbol.name: TYPICAL for symbol in size.free_symbols})
+
+
+def loop_order(access: Access) -> tuple[int, ...]:
+    """Dimensions from the largest stride to the smallest."""
+    keys = [(-typical(stride), dim) for dim, stride in enumerate(access.strides)]
+    return tuple(dim for _, dim in sorted(keys))
+
+
+def domain_of(region: Region) -> Domain:
+    """Choose the loop nest of a region."""
+    outputs = list(region.outputs)
+    shape = outputs[0].shape
+    if not region.is_pointwise:
+        return Domain(list(region.inputs), outputs, loop_order(outputs[0]))
+    aligned = [access.aligned_to(shape) for access in (*region.inputs, *outputs)]
+    order = loop_order(outputs[0])
+    sorted_accesses = [
+        Access(a.dtype, tuple(a.shape[d] for d in order), tuple(a.strides[d] for d in order))
+        for a in aligned
+    ]
+    merged = joined(sorted_accesses, keep_last=0)
+    count = len(region.inputs)
+    rank = len(merged[0].shape)
+    return Domain(merged[:count], merged[count:], tuple(range(rank)))
+
+
+def _stage(region: Region, name: str, symbols: tuple[str, ...], vectors: Vectors) -> Stage:
+    domain = domain_of(region)
+    function = FunctionBuilder(name, symbols)
+    inputs = [function.param("input", i, stored(a.dtype)) for i, a in enumerate(region.inputs)]
+    outputs = [function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)]
+    b = function.builder
+    evaluator = Evaluator(region, b, inputs, domain.inputs, region.is_pointwise)
+    *outer, inner = domain.order
+    size = domain.shape[inner]
+
+    def compute(place: dict[int, Expr], lanes: int, count: Expr | None) -> None:
+        scope = evaluator.fresh({})
+        coordinates = tuple(place[dim] for dim in range(len(domain.order)))
+        point = Point(coordinates, inner if lanes > 1 else None, lanes, count)
+        for node, buffer, access in zip(region.results, outputs, domain.outputs, strict=True):
+            scope.store(buffer, access, scope.value(node, point), point)
+
+    begin, end = function.task_range
+    with b.loop(begin, end, "task") as task:
+        if outer:
+            first, last = index(0), b.size(size)
+            coordinates = unravel(b, task, [domain.shape[dim] for dim in outer])
+        else:
+            first = b.let(task * index(CHUNK))
+            last = b.let(tirx.Min(first + index(CHUNK), b.size(size)))
+            coordinates = []
+        place = dict(zip(outer, coordinates, strict=True))
+        run = Run(first, last, size if outer else _last_chunk(size))
+        vectors.cover(b, run, lambda at, lanes, n: compute({**place, inner: at}, lanes, n))
+    outer_tasks = product([domain.shape[dim] for dim in outer])
+    return function.close(outer_tasks if outer else ceil_div(size, CHUNK))
+
+
+def _last_chunk(size: Size) -> Size:
+    """A number that leaves the same tail as the last chunk and is long if any chunk is."""
+    return size if not isinstance(size, int) or size <= CHUNK else size % CHUNK + CHUNK
+
+
+def unravel(b: Builder, task: Expr, shape: list[Size]) -> list[Expr]:
+    """Coordinates of a flat task number, last dimension fastest."""
+    coordinates: list[Expr] = []
+    remaining = sum(size != 1 for size in shape)
+    for size in reversed(shape):
+        if size == 1:
+            coordinates.append(index(0))
+            continue
+        remaining -= 1
+        extent = b.size(size)
+        coordinates.append(b.let(tirx.Mod(task, extent)) if remaining else task)
+        task = b.let(tirx.Div(task, extent)) if remaining else task
+    return coordinates[::-1]

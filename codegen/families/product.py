@@ -1,0 +1,243 @@
+"""The packed product: linear layers, convolutions and matrix products share one register tile.
+
+A tile of `rows` positions by `vectors` of output columns stays in registers while the loop over
+taps and input features broadcasts one feature (float32) or one group of codes (int8) per row and
+multiplies it with a packed panel of weights. The epilogue runs on the tile before it is stored.
+"""
+
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from effc.codegen.dtypes import stored
+from effc.codegen.evaluate import Evaluator, Point
+from effc.codegen.families.elementwise import unravel
+from effc.codegen.families.product_plan import Plan, plan_of
+from effc.codegen.isa import Isa
+from effc.codegen.kernel import FunctionBuilder, Kernel
+from effc.codegen.region import Region
+from effc.codegen.tir import Expr, cast, const, index, load, splat, with_lanes
+from effc.ir.symbols import ceil_div, product
+
+
+def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+    """Make the kernel of a region whose anchor is a product with a constant weight."""
+    plan = plan_of(region, isa)
+    return _ProductBuilder(region, isa, plan, name, symbols).kernel()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Where a register tile stands.
+
+    Attributes:
+        outer: Coordinates of the outer dimensions.
+        first: First position.
+        column: First output column within the group, as an expression.
+        panel: Number of the panel, counted over all groups.
+        group: Number of the channel group.
+    """
+
+    outer: tuple[Expr, ...]
+    first: Expr
+    column: Expr
+    panel: Expr
+    group: Expr
+
+
+class _ProductBuilder:
+    """Writes the function of one product."""
+
+    def __init__(
+        self, region: Region, isa: Isa, plan: Plan, name: str, symbols: tuple[str, ...]
+    ) -> None:
+        self.region, self.isa, self.plan = region, isa, plan
+        self.function = FunctionBuilder(name, symbols)
+        self.b = self.function.builder
+        self.inputs = [
+            self.function.param("input", i, stored(access.dtype))
+            for i, access in enumerate(region.inputs)
+        ]
+        self.outputs = [
+            self.function.param("output", i, stored(access.dtype))
+            for i, access in enumerate(region.outputs)
+        ]
+        self.panels = self.function.param("packed", "panels", plan.weight_dtype)
+        self.sums = self.function.param("packed", "sums", "int32") if plan.is_integer else None
+        self.evaluator = Evaluator(
+            region, self.b, self.inputs, list(plan.inputs), pointwise=True
+        )
+
+    def kernel(self) -> Kernel:
+        """Emit the loops over tasks and close the kernel."""
+        plan, b = self.plan, self.b
+        begin, end = self.function.task_range
+        sizes = {
+            "panel": [plan.groups * plan.panels],
+            "outer": list(plan.outer),
+            "chunk": [ceil_div(plan.positions, plan.chunk)],
+        }
+        order = ("panel", "outer", "chunk") if plan.panel_first else ("outer", "chunk", "panel")
+        extents = [size for part in order for size in sizes[part]]
+        with b.loop(begin, end, "task") as task:
+            coordinates = iter(unravel(b, task, extents))
+            place = {part: [next(coordinates) for _ in sizes[part]] for part in order}
+            self._task(place["panel"][0], tuple(place["outer"]), place["chunk"][0])
+        stage = self.function.close(product(extents))
+        return Kernel(plan.family, (stage,), packed=plan.packed)
+
+    def _task(self, panel: Expr, outer: tuple[Expr, ...], chunk: Expr) -> None:
+        plan, b = self.plan, self.b
+        if plan.groups > 1:
+            group = b.let(tirx.Div(panel, index(plan.panels)))
+            local = b.let(tirx.Mod(panel, index(plan.panels)))
+        else:
+            group, local = index(0), panel
+        positions = b.size(plan.positions)
+        first = b.let(chunk * index(plan.chunk))
+        last = b.let(tirx.Min(first + index(plan.chunk), positions))
+        tile = Tile(outer, first, b.let(local * index(plan.width)), panel, group)
+        tail = plan.columns % plan.width
+        if tail == 0 or plan.panels == 1:
+            self._positions(tile, last, tail or plan.width)
+            return
+        is_last = tirx.EQ(local, index(plan.panels - 1))
+        with b.when(is_last):
+            self._positions(tile, last, tail)
+        with b.otherwise(is_last):
+            self._positions(tile, last, plan.width)
+
+    def _positions(self, tile: Tile, last: Expr, columns: int) -> None:
+        """Cover `tile.first..last` with tiles; the last one overlaps its neighbour if it must."""
+        plan, b, rows = self.plan, self.b, self.plan.rows
+        static = isinstance(plan.positions, int)
+        if static and plan.positions % rows == 0 and plan.chunk % rows == 0:
+            with b.loop(index(0), tirx.Div(last - tile.first, index(rows)), "tile") as number:
+                self._tile(tile, b.let(tile.first + number * index(rows)), rows, columns)
+            return
+        count = tirx.Div(last - tile.first + index(rows - 1), index(rows))
+        if static and plan.positions >= rows:
+            with b.loop(index(0), count, "tile") as number:
+                self._tile(tile, self._clamped(tile, number), rows, columns)
+            return
+        enough = b.size(plan.positions) >= index(rows)
+        with b.when(enough), b.loop(index(0), count, "tile") as number:
+            self._tile(tile, self._clamped(tile, number), rows, columns)
+        with b.otherwise(enough), b.loop(tile.first, last, "row") as position:
+            self._tile(tile, position, 1, columns)
+
+    def _clamped(self, tile: Tile, number: Expr) -> Expr:
+        wanted = tile.first + number * index(self.plan.rows)
+        return self.b.let(
+            tirx.Min(wanted, self.b.size(self.plan.positions) - index(self.plan.rows))
+        )
+
+    def _tile(self, tile: Tile, first: Expr, rows: int, columns: int) -> None:
+        b, lanes = self.b, self.isa.lanes
+        vectors = -(-columns // lanes)
+        dtype = "int32" if self.plan.is_integer else "float32"
+        totals = b.local(dtype, rows * vectors * lanes, "total")
+        for vector in range(vectors):
+            start = self._start(tile, vector)
+            for row in range(rows):
+                b.store(totals, start, (row * vectors + vector) * lanes)
+        self._accumulate(tile, first, totals, rows, vectors)
+        for row in range(rows):
+            for vector in range(vectors):
+                valid = min(lanes, columns - vector * lanes)
+                value = load(totals, (row * vectors + vector) * lanes, lanes)
+                self._finish(tile, b.let(first + index(row)), vector, valid, value)
+
+    def _start(self, tile: Tile, vector: int) -> Expr:
+        """What a column's total starts at: the term of a static zero point, else zero."""
+        lanes = self.isa.lanes
+        if self.sums is not None and self.plan.has_static_zero_point:
+            at = tile.panel * index(self.plan.width) + index(vector * lanes)
+            return self.b.let(load(self.sums, at, lanes))
+        return const(0, with_lanes("int32" if self.plan.is_integer else "float32", lanes))
+
+    def _accumulate(
+        self, tile: Tile, first: Expr, totals: tirx.Buffer, rows: int, vectors: int
+    ) -> None:
+        plan, b = self.plan, self.b
+        source = self.inputs[plan.source]
+        base = plan.source_base(b, tile.outer, tile.group) + first * b.size(plan.position_stride)
+        base = b.let(base)
+        steps = -(-plan.features // plan.depth)
+        step_size = plan.width * plan.depth
+        panel_base = b.let(tile.panel * index(plan.taps * steps * step_size))
+        with b.loop(0, plan.taps, "tap") as tap:
+            tap_base = b.let(base + plan.tap_offset(b, tap))
+            weight_base = b.let(panel_base + tap * index(steps * step_size))
+            with b.loop(0, steps, "k") as k:
+                here = b.let(tap_base + k * index(plan.depth))
+                there = b.let(weight_base + k * index(step_size))
+                self._step(source, here, there, totals, rows, vectors)
+
+    def _step(
+        self, source: tirx.Buffer, here: Expr, there: Expr, totals: tirx.Buffer, rows: int,
+        vectors: int,
+    ) -> None:  # fmt: skip
+        plan, b, isa = self.plan, self.b, self.isa
+        weights = []
+        for vector in range(vectors):
+            at = there + index(vector * isa.lanes * plan.depth)
+            whole = load(self.panels, at, isa.lanes)
+            weights.append(
+                b.let(isa.load_dot_weights(self.panels, at) if plan.is_integer else whole)
+            )
+        for row in range(rows):
+            at = here + b.size(plan.position_stride) * index(row) if row else here
+            if plan.is_integer:
+                feature = b.let(isa.load_dot_activations(source, at))
+            else:
+                feature = b.let(splat(load(source, at), isa.lanes))
+            for vector in range(vectors):
+                place = (row * vectors + vector) * isa.lanes
+                total = load(totals, place, isa.lanes)
+                if plan.is_integer:
+                    b.store(totals, isa.dot(total, feature, weights[vector]), place)
+                else:
+                    b.store(totals, isa.multiply_add(feature, weights[vector], total), place)
+
+    def _finish(self, tile: Tile, position: Expr, vector: int, valid: int, total: Expr) -> None:
+        """Run the epilogue on one vector of the tile and store the results."""
+        plan, b, lanes = self.plan, self.b, self.isa.lanes
+        column = b.let(tile.group * index(plan.columns) + tile.column + index(vector * lanes))
+        coordinates, lane_dim = plan.place(tile.outer, position, column)
+        total = self._centred(tile, vector, coordinates, total)
+        if valid < lanes and not self.isa.has_masks:
+            self._finish_one_by_one(coordinates, lane_dim, valid, total)
+            return
+        point = Point(coordinates, lane_dim, lanes, index(valid) if valid < lanes else None)
+        self._store(self.evaluator.fresh({plan.anchor: b.let(total)}), point)
+
+    def _finish_one_by_one(
+        self, coordinates: tuple[Expr, ...], lane_dim: int, valid: int, total: Expr
+    ) -> None:
+        spilled = self.b.local("int32" if self.plan.is_integer else "float32", self.isa.lanes)
+        self.b.store(spilled, total, 0)
+        for lane in range(valid):
+            moved = list(coordinates)
+            moved[lane_dim] = self.b.let(coordinates[lane_dim] + index(lane))
+            value = load(spilled, lane)
+            self._store(self.evaluator.fresh({self.plan.anchor: value}), Point(tuple(moved)))
+
+    def _centred(
+        self, tile: Tile, vector: int, coordinates: tuple[Expr, ...], total: Expr
+    ) -> Expr:
+        """Take off the zero point of the activations where it is only known now."""
+        plan, b, lanes = self.plan, self.b, self.isa.lanes
+        if self.sums is None or plan.zero_point is None or plan.has_static_zero_point:
+            return total
+        at = tile.panel * index(plan.width) + index(vector * lanes)
+        zero = self.evaluator.fresh({}).value(plan.zero_point, Point(coordinates))
+        return total + load(self.sums, at, lanes) * splat(cast(b.let(zero), "int32"), lanes)
+
+    def _store(self, scope: Evaluator, point: Point) -> None:
+        for node, buffer, access in zip(
+            self.region.results, self.outputs, self.plan.outputs, strict=True
+        ):
+            scope.store(buffer, access, scope.value(node, point), point)
+
+

@@ -1,0 +1,321 @@
+"""Geometry of a product: what the register tile walks over, and how large it is."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import fx
+from tvm import tirx
+
+from effc.codegen.access import Access, joined
+from effc.codegen.families.elementwise import typical
+from effc.codegen.isa import Isa
+from effc.codegen.kernel import Pack
+from effc.codegen.pack import ColumnSums, PackProduct
+from effc.codegen.region import Region
+from effc.codegen.tir import Builder, Expr, index
+from effc.ir.errors import BuildError
+from effc.ir.opspec import op_name
+from effc.ir.symbols import Size, simplify
+
+LINEAR = {"aten.linear.default", "effc.linear_integer.default"}
+CONVOLUTION = {"aten.conv2d.default", "effc.conv2d_integer.default"}
+INTEGER = {"effc.linear_integer.default", "effc.conv2d_integer.default"}
+CHUNK_POSITIONS = 48
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A register tile: `rows` positions by `vectors` vectors of columns."""
+
+    rows: int
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the generator needs to know of one product.
+
+    Attributes:
+        family: For reports.
+        anchor: The product's node.
+        source: Input position of the activations.
+        zero_point: The node of the activations' zero point, or None.
+        has_static_zero_point: Whether the zero point is a weight.
+        is_integer: int8 codes and int32 totals, or float32.
+        inputs: Accesses of all inputs over the epilogue's domain.
+        outputs: Accesses of all outputs over the same domain.
+        outer: Sizes of the dimensions outside positions and columns.
+        outer_strides: How far the activations move per step of an outer dimension.
+        positions: How many positions share the outer coordinates.
+        position_stride: Elements of the activations between positions.
+        origin: Offset of the first tap from the position (negative with padding).
+        taps: Runs of features per position.
+        tap_width: Taps of a filter row; runs further apart than that are on the next row.
+        tap_strides: Offset of the next filter row, and of the next tap in it.
+        features: Length of a run.
+        columns: Output columns per group.
+        groups: Channel groups.
+        group_stride: Elements of the activations between groups.
+        column_dim: Which dimension of the domain is the columns'.
+        position_dim: Which one is the positions'.
+        depth: Features per multiply-add step.
+        shape: Register tile.
+        lanes: Columns per vector.
+        chunk: Positions per task.
+        panel_first: Whether tasks of one panel follow each other (else those of one place).
+        packed: Packed weights by name.
+    """
+
+    family: str
+    anchor: fx.Node
+    source: int
+    zero_point: fx.Node | None
+    has_static_zero_point: bool
+    is_integer: bool
+    inputs: tuple[Access, ...]
+    outputs: tuple[Access, ...]
+    outer: tuple[Size, ...]
+    outer_strides: tuple[Size, ...]
+    positions: Size
+    position_stride: Size
+    features: int
+    columns: int
+    column_dim: int
+    position_dim: int
+    lanes: int
+    depth: int
+    shape: Shape = Shape(6, 4)
+    origin: Size = 0
+    taps: int = 1
+    tap_width: int = 1
+    tap_strides: tuple[Size, Size] = (0, 0)
+    groups: int = 1
+    group_stride: Size = 0
+    chunk: int = CHUNK_POSITIONS
+    panel_first: bool = True
+    packed: dict[str, Pack] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Positions of a tile."""
+        return self.shape.rows
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.shape.vectors * self.lanes
+
+    @property
+    def panels(self) -> int:
+        """Panels per group."""
+        return -(-self.columns // self.width)
+
+    @property
+    def weight_dtype(self) -> str:
+        """Element type of the packed weight."""
+        return "int8" if self.is_integer else "float32"
+
+    def source_base(self, b: Builder, outer: tuple[Expr, ...], group: Expr) -> Expr:
+        """Offset of the first tap of position 0."""
+        total = b.size(self.origin)
+        for coordinate, stride in zip(outer, self.outer_strides, strict=True):
+            total = total + coordinate * b.size(stride)
+        return total + group * b.size(self.group_stride) if self.groups > 1 else total
+
+    def tap_offset(self, b: Builder, tap: Expr) -> Expr:
+        """Offset of a tap from the first one."""
+        row, step = (b.size(stride) for stride in self.tap_strides)
+        if self.tap_width == 1:
+            return tap * row
+        width = index(self.tap_width)
+        return tirx.Div(tap, width) * row + tirx.Mod(tap, width) * step
+
+    def place(
+        self, outer: tuple[Expr, ...], position: Expr, column: Expr
+    ) -> tuple[tuple[Expr, ...], int]:
+        """Coordinates in the domain, and the dimension of the columns."""
+        rank = len(outer) + 2
+        remaining = iter(outer)
+        named = {self.position_dim: position, self.column_dim: column}
+        coordinates = tuple(named[d] if d in named else next(remaining) for d in range(rank))
+        return coordinates, self.column_dim
+
+
+def plan_of(region: Region, isa: Isa) -> Plan:
+    """Read the geometry of a region's product.
+
+    Raises:
+        BuildError: If the product is of a form the family does not handle.
+    """
+    anchor = region.anchor()
+    if anchor is None:
+        raise BuildError("a product region without a product")
+    name = op_name(anchor)
+    if name in LINEAR:
+        geometry = _linear(region, anchor)
+    elif name in CONVOLUTION:
+        geometry = _convolution(region, anchor)
+    else:
+        raise BuildError(f"{name} is no product with a constant weight")
+    return _tiled(region, anchor, isa, geometry)
+
+
+def _linear(region: Region, anchor: fx.Node) -> dict[str, Any]:
+    source = region.inputs[region.input_of(anchor.args[0])]
+    weight = region.inputs[region.input_of(anchor.args[1])]
+    if source.strides[-1] != 1:
+        raise BuildError("the activations of a linear layer must be contiguous in their features")
+    domain = (*source.shape[:-1], weight.shape[0])
+    walker = Access(source.dtype, domain, (*source.strides[:-1], 0))
+    inputs, outputs, walker = _merged(region, anchor, domain, walker)
+    if len(walker.shape) == 1:
+        inputs, outputs, walker = _with_position(inputs, outputs, walker)
+    rank = len(walker.shape)
+    return {
+        "family": "matmul",
+        "inputs": inputs,
+        "outputs": outputs,
+        "outer": walker.shape[:-2],
+        "outer_strides": walker.strides[:-2],
+        "positions": walker.shape[-2],
+        "position_stride": walker.strides[-2],
+        "features": source.shape[-1],
+        "columns": weight.shape[0],
+        "column_dim": rank - 1,
+        "position_dim": rank - 2,
+    }
+
+
+def _merged(
+    region: Region, anchor: fx.Node, domain: tuple[Size, ...], walker: Access
+) -> tuple[tuple[Access, ...], tuple[Access, ...], Access]:
+    """Join the dimensions before the columns in the walker and everything the epilogue touches."""
+    touched = epilogue_inputs(region, anchor)
+    aligned = [a.aligned_to(domain) for i, a in enumerate(region.inputs) if i in touched]
+    outputs = [access.aligned_to(domain) for access in region.outputs]
+    merged = joined([walker, *aligned, *outputs], keep_last=1)
+    results = iter(merged[1 : 1 + len(aligned)])
+    inputs = tuple(next(results) if i in touched else a for i, a in enumerate(region.inputs))
+    return inputs, tuple(merged[1 + len(aligned) :]), merged[0]
+
+
+def _with_position(
+    inputs: tuple[Access, ...], outputs: tuple[Access, ...], walker: Access
+) -> tuple[tuple[Access, ...], tuple[Access, ...], Access]:
+    """Give a product of a single vector a dimension of one position."""
+
+    def extended(access: Access) -> Access:
+        if len(access.shape) != 1:
+            return access
+        return replace(access, shape=(1, *access.shape), strides=(0, *access.strides))
+
+    return tuple(map(extended, inputs)), tuple(map(extended, outputs)), extended(walker)
+
+
+def epilogue_inputs(region: Region, anchor: fx.Node) -> set[int]:
+    """Positions of the inputs that something other than the anchor's product reads."""
+    zero_point = zero_point_of(anchor)
+    return {
+        position
+        for position, node in enumerate(region.placeholders)
+        if node is zero_point or any(user is not anchor for user in node.users)
+    }
+
+
+def zero_point_of(anchor: fx.Node) -> fx.Node | None:
+    """The node of the zero point of an integer product's activations."""
+    return anchor.args[2] if op_name(anchor) in INTEGER else None
+
+
+def _convolution(region: Region, anchor: fx.Node) -> dict[str, Any]:
+    source = region.inputs[region.input_of(anchor.args[0])]
+    weight = region.inputs[region.input_of(anchor.args[1])]
+    stride, padding, dilation, groups = anchor.args[3:7]
+    if source.strides[1] != 1:
+        raise BuildError("the input of a convolution must be channels-last")
+    domain = region.shape(anchor)
+    touched = epilogue_inputs(region, anchor)
+    aligned = tuple(
+        a.aligned_to(domain) if i in touched else a for i, a in enumerate(region.inputs)
+    )
+    channels, height, width = weight.shape[1:]
+    row, step = source.strides[2], source.strides[3]
+    joins_row = width == 1 or (groups == 1 and dilation[1] == 1 and step == channels)
+    return {
+        "family": "conv2d",
+        "inputs": aligned,
+        "outputs": region.outputs,
+        "outer": (domain[0], domain[2]),
+        "outer_strides": (source.strides[0], simplify(row * stride[0])),
+        "positions": domain[3],
+        "position_stride": simplify(step * stride[1]),
+        "origin": simplify(-(row * padding[0]) - step * padding[1]),
+        "taps": height if joins_row else height * width,
+        "tap_width": 1 if joins_row else width,
+        "tap_strides": (simplify(row * dilation[0]), simplify(step * dilation[1])),
+        "features": channels * (width if joins_row else 1),
+        "columns": weight.shape[0] // groups,
+        "groups": groups,
+        "group_stride": channels,
+        "column_dim": 1,
+        "position_dim": 3,
+    }
+
+
+def _tiled(region: Region, anchor: fx.Node, isa: Isa, geometry: dict[str, Any]) -> Plan:
+    """Choose the register tile and the order of tasks, and say how weights are packed."""
+    is_integer = op_name(anchor) in INTEGER
+    zero_point = zero_point_of(anchor)
+    has_static = zero_point is not None and region.weights[region.input_of(zero_point)]
+    weight = region.input_of(anchor.args[1])
+    plan = Plan(
+        anchor=anchor,
+        source=region.input_of(anchor.args[0]),
+        zero_point=zero_point,
+        has_static_zero_point=has_static,
+        is_integer=is_integer,
+        lanes=isa.lanes,
+        depth=isa.dot_width if is_integer else 1,
+        **geometry,
+    )
+    plan = replace(plan, shape=choose_shape(plan, isa))
+    plan = replace(plan, chunk=max(CHUNK_POSITIONS // plan.rows, 1) * plan.rows)
+    joins_row = plan.tap_width == 1
+    packed: dict[str, Pack] = {
+        "panels": PackProduct(weight, plan.width, plan.depth, plan.groups, joins_row)
+    }
+    if is_integer:
+        static = region.input_of(zero_point) if has_static and zero_point is not None else None
+        packed["sums"] = ColumnSums(weight, static, plan.width, plan.groups)
+    return replace(plan, packed=packed, panel_first=_panel_first(plan, isa))
+
+
+def _panel_first(plan: Plan, isa: Isa) -> bool:
+    """Whether to finish a panel before the next: if all panels together overflow the cache."""
+    nbytes = plan.taps * plan.features * plan.columns * plan.groups * (1 if plan.is_integer else 4)
+    return nbytes > isa.l2 // 2
+
+
+def choose_shape(plan: Plan, isa: Isa) -> Shape:
+    """The register tile with the best estimated share of useful multiply-adds.
+
+    A step of the inner loop takes `rows * vectors` multiply-adds and loads `rows + vectors` times;
+    positions and columns that do not fill the last tile are wasted.
+    """
+    positions = typical(plan.positions)
+    static = isinstance(plan.positions, int)
+    best, best_score = Shape(1, 1), 0.0
+    for vectors in range(1, min(4, -(-plan.columns // plan.lanes)) + 1):
+        most = min((isa.registers - 1 - vectors) // vectors, 14, positions if static else 14)
+        for rows in range(1, max(most, 1) + 1):
+            padded_rows = -(-positions // rows) * rows if static else positions + rows / 2
+            width = vectors * plan.lanes
+            whole, rest = divmod(plan.columns, width)
+            padded_columns = whole * width + -(-rest // plan.lanes) * plan.lanes
+            useful = positions * plan.columns / (padded_rows * padded_columns)
+            tile = rows * vectors
+            latency = min(1.0, tile / 8)
+            score = useful * latency * tile / (tile + 0.35 * (rows + vectors) + 1)
+            if score > best_score:
+                best, best_score = Shape(rows, vectors), score
+    return best

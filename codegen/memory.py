@@ -1,0 +1,101 @@
+"""Where intermediate results lie in the arena.
+
+Buffers that live at the same time never overlap. With known sizes each buffer gets an offset
+(greedy by size, first gap that fits); with symbolic sizes buffers share slots whose sizes the driver
+computes when the sizes are bound.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from effc.codegen.families.elementwise import typical
+from effc.ir.symbols import Size
+
+ALIGN = 64
+
+
+@dataclass(frozen=True)
+class Life:
+    """A buffer and the steps it lives through.
+
+    Attributes:
+        key: What the buffer is called.
+        nbytes: Its size.
+        first: The step that writes it.
+        last: The last step that reads it.
+    """
+
+    key: Hashable
+    nbytes: Size
+    first: int
+    last: int
+
+    def meets(self, other: "Life") -> bool:
+        """Whether both live at some step."""
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Result of planning.
+
+    Attributes:
+        slot_of: The slot of each buffer.
+        slots: The buffers' sizes of each slot; its size is their maximum.
+        offsets: Bytes from the start of the arena, per slot, where all sizes are known.
+        nbytes: Bytes of the arena where all sizes are known, else None.
+    """
+
+    slot_of: dict[Hashable, int]
+    slots: list[list[Size]]
+    offsets: list[int] = field(default_factory=list)
+    nbytes: int | None = None
+
+    @property
+    def is_static(self) -> bool:
+        """Whether all offsets are known."""
+        return self.nbytes is not None
+
+
+def plan(lives: list[Life]) -> MemoryPlan:
+    """Give every buffer a place."""
+    if all(isinstance(life.nbytes, int) for life in lives):
+        return _offsets(lives)
+    return _shared_slots(lives)
+
+
+def round_up(nbytes: int) -> int:
+    """The next multiple of the alignment."""
+    return -(-nbytes // ALIGN) * ALIGN
+
+
+def _offsets(lives: list[Life]) -> MemoryPlan:
+    placed: list[tuple[Life, int]] = []
+    for life in sorted(lives, key=lambda life: (-life.nbytes, life.first)):
+        neighbours = sorted((at, at + other.nbytes) for other, at in placed if other.meets(life))
+        offset = 0
+        for start, end in neighbours:
+            if offset + life.nbytes <= start:
+                break
+            offset = max(offset, round_up(end))
+        placed.append((life, offset))
+    nbytes = max((at + life.nbytes for life, at in placed), default=0)
+    return MemoryPlan(
+        {life.key: number for number, (life, _) in enumerate(placed)},
+        [[life.nbytes] for life, _ in placed],
+        [at for _, at in placed],
+        round_up(nbytes),
+    )
+
+
+def _shared_slots(lives: list[Life]) -> MemoryPlan:
+    slots: list[list[Life]] = []
+    slot_of: dict[Hashable, int] = {}
+    for life in sorted(lives, key=lambda life: (-typical(life.nbytes), life.first)):
+        free = [n for n, slot in enumerate(slots) if not any(life.meets(o) for o in slot)]
+        number = free[0] if free else len(slots)
+        if not free:
+            slots.append([])
+        slots[number].append(life)
+        slot_of[life.key] = number
+    return MemoryPlan(slot_of, [list(dict.fromkeys(o.nbytes for o in slot)) for slot in slots])

@@ -1,0 +1,117 @@
+"""The packed layouts of weights: the only place that defines them.
+
+A packed product weight is a sequence of panels of `width` output columns. Within a panel, for every
+tap and every group of `depth` input features, the columns follow each other with their group's
+features side by side, so that one load fetches what one multiply-add step needs:
+`[group][panel][tap][features / depth][width][depth]`, zero where a dimension is not a multiple.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+def panels(matrix: np.ndarray, width: int, depth: int) -> np.ndarray:
+    """Pack matrices into panels.
+
+    Args:
+        matrix: `[groups, taps, features, columns]`.
+        width: Columns of a panel.
+        depth: Features side by side.
+
+    Returns:
+        `[groups, panels, taps, ceil(features / depth), width, depth]`, contiguous.
+    """
+    groups, taps, features, columns = matrix.shape
+    padded = np.zeros(
+        (groups, taps, -(-features // depth) * depth, -(-columns // width) * width), matrix.dtype
+    )
+    padded[:, :, :features, :columns] = matrix
+    split = padded.reshape(groups, taps, -1, depth, padded.shape[3] // width, width)
+    return np.ascontiguousarray(split.transpose(0, 4, 1, 2, 5, 3))
+
+
+@dataclass(frozen=True)
+class PackProduct:
+    """Packs the weight of a linear layer or convolution.
+
+    Attributes:
+        weight: Input position of the weight: `[columns, features]` or
+            `[columns, features / groups, height, width]`.
+        width: Columns of a panel.
+        depth: Features side by side.
+        groups: Channel groups of a convolution.
+        joins_row: Whether the taps of a filter row and the features form one run of features.
+    """
+
+    weight: int
+    width: int
+    depth: int
+    groups: int = 1
+    joins_row: bool = True
+
+    def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
+        """Pack `tensors[weight]`."""
+        weight = tensors[self.weight].numpy()
+        if weight.ndim == 2:
+            weight = weight[:, :, None, None]
+        columns, features, height, width = weight.shape
+        grouped = weight.reshape(self.groups, columns // self.groups, features, height, width)
+        taps_first = grouped.transpose(0, 3, 4, 2, 1)
+        taps = height if self.joins_row else height * width
+        matrix = taps_first.reshape(self.groups, taps, -1, columns // self.groups)
+        return panels(np.ascontiguousarray(matrix), self.width, self.depth)
+
+
+@dataclass(frozen=True)
+class ColumnSums:
+    """Sums of the integer weights of each column, times a static zero point.
+
+    `sum((x - z) * w) = sum(x * w) - z * sum(w)`: this is the second term, negated and padded to
+    whole panels, or plain `-sum(w)` where the zero point is only known at run time.
+
+    Attributes:
+        weight: Input position of the codes.
+        zero_point: Input position of the static zero point, or None.
+        width: Columns of a panel.
+        groups: Channel groups of a convolution.
+    """
+
+    weight: int
+    zero_point: int | None
+    width: int
+    groups: int = 1
+
+    def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
+        """Sum `tensors[weight]` over everything but its columns."""
+        codes = tensors[self.weight].numpy().astype(np.int32)
+        sums = codes.reshape(codes.shape[0], -1).sum(axis=1, dtype=np.int32)
+        if self.zero_point is not None:
+            sums = sums * int(tensors[self.zero_point].item())
+        grouped = sums.reshape(self.groups, -1)
+        columns = grouped.shape[1]
+        padded = np.zeros((self.groups, -(-columns // self.width) * self.width), np.int32)
+        padded[:, :columns] = -grouped
+        return padded
+
+
+@dataclass(frozen=True)
+class PackDepthwise:
+    """Packs a depthwise filter `[channels, 1, height, width]` as `[height, width, channels]`.
+
+    Attributes:
+        weight: Input position of the filter.
+        lanes: Channels are padded to a multiple of this.
+    """
+
+    weight: int
+    lanes: int
+
+    def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
+        """Pack `tensors[weight]`; integer codes become float32, which holds them exactly."""
+        weight = tensors[self.weight].numpy().astype(np.float32)
+        channels, _, height, width = weight.shape
+        padded = np.zeros((height, width, -(-channels // self.lanes) * self.lanes), np.float32)
+        padded[:, :, :channels] = weight[:, 0].transpose(1, 2, 0)
+        return padded

@@ -1,0 +1,49 @@
+"""Which kernel family makes a region's kernel. Adding a family is one line here."""
+
+import importlib
+
+from torch import fx
+
+from effc.codegen.families.depthwise import is_depthwise
+from effc.codegen.isa import Isa
+from effc.codegen.kernel import Kernel
+from effc.codegen.reduce_lanes import REDUCTIONS
+from effc.codegen.region import Region
+from effc.ir.opspec import Kind, kind_of, op_name
+
+FAMILIES = {
+    "aten.linear.default": "product",
+    "effc.linear_integer.default": "product",
+    "aten.conv2d.default": "product",
+    "effc.conv2d_integer.default": "product",
+    "aten.mm.default": "product",
+    "aten.bmm.default": "product",
+    "aten.matmul.default": "product",
+    "aten.scaled_dot_product_attention.default": "attention",
+}
+
+
+def family_of(region: Region) -> str:
+    """The module below `codegen/families/` that handles a region."""
+    anchor = region.anchor()
+    if anchor is not None:
+        return "depthwise" if is_depthwise(region, anchor) else FAMILIES[op_name(anchor)]
+    if any(kind_of(n) == Kind.REDUCE and not is_row_reduction(region, n) for n in region.calls):
+        return "reduce"
+    if any(op_name(node) in REDUCTIONS for node in region.calls):
+        return "rows"
+    return "elementwise"
+
+
+def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+    """Make the kernel of a region."""
+    module = importlib.import_module(f"effc.codegen.families.{family_of(region)}")
+    return module.build(region, isa, name, symbols)
+
+
+def is_row_reduction(region: Region, node: fx.Node) -> bool:
+    """Whether a node reduces exactly the last dimension and keeps it with size 1."""
+    if op_name(node) not in REDUCTIONS or len(node.args) < 3 or not node.args[2]:
+        return False
+    rank = len(region.shape(node.args[0]))
+    return [dim % rank for dim in node.args[1]] == [rank - 1]

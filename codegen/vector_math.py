@@ -1,0 +1,140 @@
+"""Transcendental functions on float32 vectors, as polynomials.
+
+LLVM turns vector calls of libm functions into one scalar call per lane, so these are written out.
+Errors named below are the largest seen against float64 over the whole range, in units in the last
+place of float32; tests measure them.
+"""
+
+import math
+
+from tvm import tirx
+
+from effc.codegen.tir import Builder, Expr, cast, const, dtype_of, lanes_of, same_type, with_lanes
+
+LN2_HIGH, LN2_LOW = 0.693145751953125, 1.42860682030941723212e-6
+EXP_MIN, EXP_MAX = -103.97208, 88.72283
+EXP_TERMS = (
+    1.9875691500e-4,
+    1.3981999507e-3,
+    8.3334519073e-3,
+    4.1665795894e-2,
+    1.6666665459e-1,
+    5.0000001201e-1,
+)
+
+
+def like(expr: Expr, value: float) -> Expr:
+    """A float32 constant with the lanes of an expression."""
+    return const(value, dtype_of(expr))
+
+
+def fma(x: Expr, y: Expr, z: Expr) -> Expr:
+    """`x * y + z` rounded once."""
+    return same_type("llvm.fma", x, y, z)
+
+
+def polynomial(x: Expr, terms: tuple[float, ...]) -> Expr:
+    """Horner's scheme, highest power first."""
+    total = like(x, terms[0])
+    for term in terms[1:]:
+        total = fma(total, x, like(x, term))
+    return total
+
+
+def bits_of(x: Expr) -> Expr:
+    """The bits of a float32 as int32."""
+    return tirx.reinterpret(with_lanes("int32", lanes_of(x)), x)
+
+
+def float_of(bits: Expr) -> Expr:
+    """The float32 with these int32 bits."""
+    return tirx.reinterpret(with_lanes("float32", lanes_of(bits)), bits)
+
+
+def power_of_two(exponent: Expr) -> Expr:
+    """2^exponent for an int32 exponent of a normal number."""
+    bias, shift = const(127, dtype_of(exponent)), const(23, dtype_of(exponent))
+    return float_of((exponent + bias) << shift)
+
+
+def exp(b: Builder, x: Expr) -> Expr:
+    """e^x, within 2 ulp; 0 below -104, infinity above 88.72.
+
+    Cody-Waite reduction x = n ln 2 + r and a degree-6 polynomial in r (Moshier, Cephes). The scale
+    2^n is applied in two steps so that subnormal results come out.
+    """
+    clamped = b.let(tirx.Max(tirx.Min(x, like(x, EXP_MAX + 0.5)), like(x, EXP_MIN)))
+    n = b.let(same_type("llvm.nearbyint", clamped * like(x, 1 / math.log(2))))
+    r = b.let(fma(n, like(x, -LN2_HIGH), clamped))
+    r = b.let(fma(n, like(x, -LN2_LOW), r))
+    p = b.let(fma(polynomial(r, EXP_TERMS), r * r, r + like(x, 1.0)))
+    whole = b.let(cast(n, "int32"))
+    half = b.let(whole >> const(1, dtype_of(whole)))
+    result = p * power_of_two(half) * power_of_two(whole - half)
+    result = tirx.Select(x < like(x, EXP_MIN), like(x, 0.0), result)
+    return b.let(tirx.Select(tirx.NE(x, x), x, result))
+
+
+def sigmoid(b: Builder, x: Expr) -> Expr:
+    """1 / (1 + e^-x)."""
+    return b.let(like(x, 1.0) / (like(x, 1.0) + exp(b, b.let(like(x, 0.0) - x))))
+
+
+def silu(b: Builder, x: Expr) -> Expr:
+    """x / (1 + e^-x)."""
+    return b.let(x / (like(x, 1.0) + exp(b, b.let(like(x, 0.0) - x))))
+
+
+TANH_SMALL = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+
+
+def tanh(b: Builder, x: Expr) -> Expr:
+    """Hyperbolic tangent, within 3 ulp: an odd polynomial below 0.625, else 1 - 2 / (e^2|x| + 1)."""
+    size = b.let(same_type("llvm.fabs", x))
+    square = b.let(x * x)
+    small = fma(polynomial(square, TANH_SMALL) * square, x, x)
+    doubled = b.let(tirx.Min(size, like(x, 20.0)) * like(x, 2.0))
+    large = like(x, 1.0) - like(x, 2.0) / (exp(b, doubled) + like(x, 1.0))
+    signed = same_type("llvm.copysign", b.let(large), x)
+    return b.let(tirx.Select(size < like(x, 0.625), small, signed))
+
+
+ERF_BOUND = 3.92
+ERF_NUMERATOR = (
+    2.050115538e-6, 2.848777474e-4, 3.765420895e-3, 5.274812298e-2, 1.904019854e-1, 1.128379146,
+)  # fmt: skip
+ERF_DENOMINATOR = (
+    3.809174456e-5, 1.162486755e-3, 1.496882689e-2, 1.141072519e-1, 5.020721084e-1, 1.0,
+)  # fmt: skip
+LOG_TERMS = (
+    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+    -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+)  # fmt: skip
+
+
+def erf(b: Builder, x: Expr) -> Expr:
+    """Error function, within 7 ulp: x P(x^2) / Q(x^2), both of degree 5, fitted by reweighted least
+    squares of the relative error on [0, 3.92]; beyond, float32 cannot tell the result from 1.
+    """
+    clamped = b.let(tirx.Max(tirx.Min(x, like(x, ERF_BOUND)), like(x, -ERF_BOUND)))
+    square = b.let(clamped * clamped)
+    top = b.let(clamped * polynomial(square, ERF_NUMERATOR))
+    ratio = b.let(top / polynomial(square, ERF_DENOMINATOR))
+    return b.let(tirx.Max(tirx.Min(ratio, like(x, 1.0)), like(x, -1.0)))
+
+
+def log(b: Builder, x: Expr) -> Expr:
+    """Natural logarithm, within 2 ulp on normal numbers (Moshier, Cephes)."""
+    bits = b.let(bits_of(tirx.Max(x, like(x, 1.17549435e-38))))
+    i32 = dtype_of(bits)
+    offset = b.let((bits - const(0x3F3504F3, i32)) >> const(23, i32))
+    fraction = float_of(bits - (offset << const(23, i32)))
+    m = b.let(fraction - like(x, 1.0))
+    e = b.let(cast(offset, "float32"))
+    square = b.let(m * m)
+    tail = b.let(fma(e, like(x, LN2_LOW), polynomial(m, LOG_TERMS) * m * square))
+    total = fma(e, like(x, LN2_HIGH), m + fma(square, like(x, -0.5), tail))
+    zero = tirx.Select(tirx.EQ(x, like(x, 0.0)), like(x, -math.inf), b.let(total))
+    invalid = tirx.Select(x < like(x, 0.0), like(x, math.nan), zero)
+    infinite = tirx.Select(tirx.EQ(x, like(x, math.inf)), x, invalid)
+    return b.let(tirx.Select(tirx.NE(x, x), x, infinite))

@@ -1,0 +1,119 @@
+"""The pass `quantize`: 8-bit weights and activations, visible as quantize and dequantize nodes."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from effc.ir.edit import Editor
+from effc.ir.errors import Refusal
+from effc.ir.program import Program
+from effc.passes.base import Outcome, Pass, PassContext, check_patterns
+from effc.passes.bits.activation_plan import (
+    ActivationMode,
+    ActivationPlan,
+    Choice,
+    ResidualMode,
+    plan_activations,
+)
+from effc.passes.bits.activations import insert_dynamic, insert_static
+from effc.passes.bits.layers import RULE, Layer, Selection, Wanted, layer_names, select
+from effc.passes.bits.notes import describe
+from effc.passes.bits.weights import WeightObserver, WeightPacker
+from effc.passes.calibrate.observers import ObserverName, observer
+
+
+@dataclass(frozen=True)
+class Quantize(Pass):
+    """Linear layers, convolutions and embedding tables in 8 bits.
+
+    Weights become int8 codes, symmetric, with a scale per output channel; activations uint8 codes
+    with scale and zero point, static (from calibration data) or dynamic (found at run time, per
+    token or per image); embedding tables int8 rows with a scale each. Everything else stays float.
+    The result runs in PyTorch: `dequantize` nodes feed the layers, and lowering turns those into
+    integer kernels.
+
+    Attributes:
+        scheme: Bits of weights and activations.
+        activations: `auto` takes static scales where the predicted signal-to-noise ratio is at
+            least `static_db`, else dynamic ones; without calibration data all are dynamic.
+        observer: How the range of a static activation is chosen.
+        percentile: Percent of the values inside the range, for `observer=percentile`.
+        static_db: See `activations`.
+        weight_observer: How the range of a weight channel is chosen.
+        embeddings: Whether tables are quantized, too.
+        residual: Whether residual additions of feature maps read codes (`int8`), read floats, or
+            read codes where that is accurate enough (`auto`).
+        skip_first: Leave the first linear or convolution in float.
+        skip_last: Leave the last one in float.
+    """
+
+    name: ClassVar[str] = "quantize"
+    scheme: Literal["w8a8"] = "w8a8"
+    activations: ActivationMode = "auto"
+    observer: ObserverName = "mse"
+    percentile: float = 99.99
+    static_db: float = 25.0
+    weight_observer: WeightObserver = "minmax"
+    embeddings: bool = True
+    residual: ResidualMode = "auto"
+    skip_first: bool = False
+    skip_last: bool = False
+
+    def run(self, program: Program, ctx: PassContext) -> Outcome:
+        """Quantize every method."""
+        check_patterns(ctx, layer_names(program))
+        wanted = Wanted(self.embeddings, self.skip_first, self.skip_last)
+        packer = WeightPacker(self.weight_observer)
+        refusals: list[Refusal] = []
+        layers: dict[str, dict[str, Any]] = {}
+        is_changed = False
+        for method in program.methods:
+            selection = select(program, method, ctx, wanted)
+            refusals += selection.refusals
+            plan = self._planned(program, method, selection, ctx)
+            editor = Editor(program, method, RULE)
+            describe(editor.module, selection, plan, packer, layers)
+            _write(editor, selection, plan, packer)
+            is_changed |= editor.finish()
+        return Outcome(is_changed, {"layers": layers}, tuple(refusals))
+
+    def _planned(
+        self, program: Program, method: str, selection: Selection, ctx: PassContext
+    ) -> ActivationPlan:
+        observe = observer(self.observer, self.percentile)
+        choice = Choice(self.activations, self.residual, observe, self.static_db)
+        if not selection.products:
+            return ActivationPlan((), ())
+        return plan_activations(program, method, selection.products, ctx, choice)
+
+
+def _write(
+    editor: Editor, selection: Selection, plan: ActivationPlan, packer: WeightPacker
+) -> None:
+    if not selection.layers:
+        return
+    for static in plan.static:
+        insert_static(editor, static.group, static.encoding, static.readers)
+    for dynamic in plan.dynamic:
+        insert_dynamic(editor, dynamic.value, dynamic.dims, dynamic.readers)
+    for layer in selection.layers:
+        write = _write_table if layer.kind == "embedding" else _write_weight
+        write(editor, layer, packer)
+    editor.remove_dead()
+
+
+def _write_weight(editor: Editor, layer: Layer, packer: WeightPacker) -> None:
+    codes, scale = packer.nodes(editor, layer.weight, layer.name)
+    dequantize = torch.ops.effc.dequantize.default
+    restored = editor.call(layer.node, dequantize, codes, scale, None, before=layer.node)
+    editor.set_argument(layer.node, 1, restored)
+
+
+def _write_table(editor: Editor, layer: Layer, packer: WeightPacker) -> None:
+    """Look up codes and scales instead of rows; only those rows are dequantized."""
+    codes, scale = packer.nodes(editor, layer.weight, layer.name)
+    node, lookup = layer.node, torch.ops.aten.embedding.default
+    rows = [editor.call(node, lookup, one, layer.value, before=node) for one in (codes, scale)]
+    dequantize = torch.ops.effc.dequantize.default
+    editor.replace(node, editor.call(node, dequantize, *rows, None, before=node))
