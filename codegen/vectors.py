@@ -19,12 +19,12 @@ class Run:
         first: First position.
         last: One after the last.
         size: Its length where known when building (or a number with the same remainder), so that
-            needless tails are left out.
+            needless tails are left out; None if nothing is known.
     """
 
     first: Expr
     last: Expr
-    size: Size
+    size: Size | None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """What tests of programs share: named tolerances, tracing small modules, comparing outputs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from effc.ir.program import FORWARD, Program
 from effc.ir.symbols import evaluate
@@ -135,3 +137,105 @@ def traced(
     with torch.no_grad():
         exported = torch.export.export(module.eval(), inputs, dynamic_shapes=shapes, strict=False)
     return program_of(exported, name, dynamic)
+
+
+class Function(nn.Module):
+    """A function of one tensor as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Call the function."""
+        return self.function(x)
+
+
+class Beside(nn.Module):
+    """Adds what a module computes to its input."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x + inner(x)`, of the shape of `x`."""
+        return x + self.inner(x)
+
+
+class SpelledNorm(nn.Module):
+    """RMS norm written as arithmetic, with a weight."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(size) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension."""
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+CHANNELS, SIDE, STEPS = 4, 6, 5
+IMAGE_LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "conv": lambda: nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1),
+    "conv-same": lambda: nn.Conv2d(CHANNELS, CHANNELS, 3, padding="same", bias=False),
+    "depthwise": lambda: nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, groups=CHANNELS),
+    "transposed": lambda: nn.ConvTranspose2d(CHANNELS, CHANNELS, 3, padding=1, groups=2),
+    "batch-norm": lambda: nn.BatchNorm2d(CHANNELS),
+    "group-norm": lambda: nn.GroupNorm(2, CHANNELS),
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "pool": lambda: nn.MaxPool2d(3, 1, 1),
+    "residual": lambda: Beside(nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 1), nn.ReLU())),
+    "norm-beside": lambda: Beside(nn.BatchNorm2d(CHANNELS)),
+    "channels-last": lambda: Function(
+        lambda x: x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    ),
+    "halves": lambda: Function(lambda x: torch.cat(x.chunk(2, dim=1)[::-1], dim=1)),
+    "scale": lambda: Function(lambda x: 2 * x / 2 + 0),
+    "pad": lambda: Function(lambda x: functional.pad(x, (1, 1, 1, 1))[:, :, 1:-1, 1:-1]),
+}
+ROW_LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "linear": lambda: nn.Linear(CHANNELS, CHANNELS),
+    "layer-norm": lambda: nn.LayerNorm(CHANNELS),
+    "spelled-norm": lambda: SpelledNorm(CHANNELS),
+    "gelu": nn.GELU,
+    "gate": lambda: Function(lambda x: x * torch.sigmoid(x)),
+    "dropout": lambda: nn.Dropout(0.5),
+    "residual": lambda: Beside(nn.Sequential(nn.Linear(CHANNELS, CHANNELS), nn.Tanh())),
+    "heads": lambda: Function(
+        lambda x: x.unflatten(-1, (2, -1)).transpose(1, 2).transpose(1, 2).flatten(2)
+    ),
+    "rows": lambda: Function(lambda x: x.contiguous().view(-1, CHANNELS).view(x.shape)),
+    "causal": lambda: Function(_causal),
+    "swapped": lambda: Function(lambda x: x.transpose(1, 2).clone().softmax(-1).transpose(1, 2)),
+    "reverse": lambda: Function(lambda x: 1 - x.flip(-1)),
+}
+
+
+def _causal(x: Tensor) -> Tensor:
+    positions = torch.arange(x.shape[1])
+    mask = (positions[None, :] <= positions[:, None]) & (positions >= 0)
+    return functional.scaled_dot_product_attention(x, x, x, mask)
+
+
+def random_program(kind: str, names: list[str], seed: int, is_dynamic: bool) -> Program:
+    """A program of layers that keep their shape, with random weights and statistics.
+
+    Args:
+        kind: `images`, [batch, 4, 6, 6], or `rows`, [batch, steps, 4].
+        names: Keys of `IMAGE_LAYERS` or `ROW_LAYERS`.
+        seed: Of all weights.
+        is_dynamic: Whether the batch stays symbolic.
+    """
+    torch.manual_seed(seed)
+    layers, shape, dynamic = {
+        "images": (IMAGE_LAYERS, (2, CHANNELS, SIDE, SIDE), {"input.0": "batch"}),
+        "rows": (ROW_LAYERS, (2, STEPS, CHANNELS), {"input.0": "batch"}),
+    }[kind]
+    module = nn.Sequential(*[layers[name]() for name in names])
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean)
+            nn.init.uniform_(part.running_var, 0.5, 2)
+    return traced(module, torch.randn(shape), dynamic=dynamic if is_dynamic else None)

@@ -5,25 +5,30 @@ taps and input features broadcasts one feature (float32) or one group of codes (
 multiplies it with a packed panel of weights. The epilogue runs on the tile before it is stored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm import tirx
 
 from effc.codegen.dtypes import stored
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
+from effc.codegen.families.product_pack import pack_stage
 from effc.codegen.families.product_plan import Plan, plan_of
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel
 from effc.codegen.region import Region
 from effc.codegen.tir import Expr, cast, const, index, load, splat, with_lanes
-from effc.ir.symbols import ceil_div, product
+from effc.ir.symbols import ceil_div, product, simplify
 
 
 def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
-    """Make the kernel of a region whose anchor is a product with a constant weight."""
+    """Make the kernel of a region whose anchor is a product."""
     plan = plan_of(region, isa)
-    return _ProductBuilder(region, isa, plan, name, symbols).kernel()
+    kernel = _ProductBuilder(region, isa, plan, name, symbols).kernel()
+    if plan.runtime is None:
+        return kernel
+    pack, nbytes = pack_stage(region, plan, f"{name}_pack", symbols)
+    return replace(kernel, stages=(pack, *kernel.stages), temporaries={"panels": nbytes})
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class _ProductBuilder:
             self.function.param("output", i, stored(access.dtype))
             for i, access in enumerate(region.outputs)
         ]
-        self.panels = self.function.param("packed", "panels", plan.weight_dtype)
+        kind = "packed" if plan.runtime is None else "temporary"
+        self.panels = self.function.param(kind, "panels", plan.weight_dtype)
         self.sums = self.function.param("packed", "sums", "int32") if plan.is_integer else None
         self.evaluator = Evaluator(
             region, self.b, self.inputs, list(plan.inputs), pointwise=True
@@ -73,7 +79,7 @@ class _ProductBuilder:
         plan, b = self.plan, self.b
         begin, end = self.function.task_range
         sizes = {
-            "panel": [plan.groups * plan.panels],
+            "panel": [simplify(plan.groups * plan.panels)],
             "outer": list(plan.outer),
             "chunk": [ceil_div(plan.positions, plan.chunk)],
         }
@@ -163,16 +169,29 @@ class _ProductBuilder:
         source = self.inputs[plan.source]
         base = plan.source_base(b, tile.outer, tile.group) + first * b.size(plan.position_stride)
         base = b.let(base)
-        steps = -(-plan.features // plan.depth)
+        steps = ceil_div(plan.features, plan.depth)
         step_size = plan.width * plan.depth
-        panel_base = b.let(tile.panel * index(plan.taps * steps * step_size))
+        panel_base = tile.panel
+        if plan.runtime is not None:
+            panel_base = self._matrix_number(tile) * index(plan.panels) + panel_base
+        panel_base = b.let(panel_base * b.size(simplify(plan.taps * steps * step_size)))
         with b.loop(0, plan.taps, "tap") as tap:
             tap_base = b.let(base + plan.tap_offset(b, tap))
-            weight_base = b.let(panel_base + tap * index(steps * step_size))
-            with b.loop(0, steps, "k") as k:
+            weight_base = b.let(panel_base + tap * b.size(simplify(steps * step_size)))
+            with b.loop(index(0), b.size(steps), "k") as k:
                 here = b.let(tap_base + k * index(plan.depth))
                 there = b.let(weight_base + k * index(step_size))
                 self._step(source, here, there, totals, rows, vectors)
+
+    def _matrix_number(self, tile: Tile) -> Expr:
+        """Which of the packed matrices a tile multiplies with."""
+        flat, runtime = index(0), self.plan.runtime
+        if runtime is None:
+            return flat
+        for size, dim in zip(runtime.batch, runtime.batch_dims, strict=True):
+            coordinate = index(0) if dim is None else tile.outer[dim]
+            flat = flat * self.b.size(size) + coordinate
+        return self.b.let(flat)
 
     def _step(
         self, source: tirx.Buffer, here: Expr, there: Expr, totals: tirx.Buffer, rows: int,

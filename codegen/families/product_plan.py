@@ -20,7 +20,23 @@ from effc.ir.symbols import Size, simplify
 LINEAR = {"aten.linear.default", "effc.linear_integer.default"}
 CONVOLUTION = {"aten.conv2d.default", "effc.conv2d_integer.default"}
 INTEGER = {"effc.linear_integer.default", "effc.conv2d_integer.default"}
+MATRIX = {"aten.mm.default", "aten.bmm.default", "aten.matmul.default"}
 CHUNK_POSITIONS = 48
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A second factor only known at run time, packed by a stage of its own.
+
+    Attributes:
+        position: Its input position.
+        batch: Its sizes before the matrix.
+        batch_dims: The outer dimension each of them equals, or None where it is repeated.
+    """
+
+    position: int
+    batch: tuple[Size, ...]
+    batch_dims: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ class Plan:
         chunk: Positions per task.
         panel_first: Whether tasks of one panel follow each other (else those of one place).
         packed: Packed weights by name.
+        runtime: The second factor, if it is no weight.
     """
 
     family: str
@@ -94,6 +111,7 @@ class Plan:
     chunk: int = CHUNK_POSITIONS
     panel_first: bool = True
     packed: dict[str, Pack] = field(default_factory=dict)
+    runtime: Runtime | None = None
 
     @property
     def rows(self) -> int:
@@ -155,8 +173,10 @@ def plan_of(region: Region, isa: Isa) -> Plan:
         geometry = _linear(region, anchor)
     elif name in CONVOLUTION:
         geometry = _convolution(region, anchor)
+    elif name in MATRIX:
+        geometry = _matrix(region, anchor)
     else:
-        raise BuildError(f"{name} is no product with a constant weight")
+        raise BuildError(f"{name} is no product")
     return _tiled(region, anchor, isa, geometry)
 
 
@@ -262,6 +282,38 @@ def _convolution(region: Region, anchor: fx.Node) -> dict[str, Any]:
     }
 
 
+def _matrix(region: Region, anchor: fx.Node) -> dict[str, Any]:
+    """A product of two tensors known at run time: [..., M, K] by [..., K, N]."""
+    left, right = (region.inputs[region.input_of(arg)] for arg in anchor.args[:2])
+    domain = region.shape(anchor)
+    if min(len(left.shape), len(right.shape)) < 2 or left.strides[-1] != 1:
+        raise BuildError("matrix products need matrices with contiguous rows")
+    walker = left.aligned_to((*domain[:-2], *left.shape[-2:]))
+    touched = epilogue_inputs(region, anchor)
+    missing = len(domain) - len(right.shape)
+    dims = tuple(
+        dim + missing if size == domain[dim + missing] else None
+        for dim, size in enumerate(right.shape[:-2])
+    )
+    rank = len(domain)
+    return {
+        "family": "matmul",
+        "inputs": tuple(
+            a.aligned_to(domain) if i in touched else a for i, a in enumerate(region.inputs)
+        ),
+        "outputs": region.outputs,
+        "outer": domain[:-2],
+        "outer_strides": walker.strides[:-2],
+        "positions": domain[-2],
+        "position_stride": walker.strides[-2],
+        "features": left.shape[-1],
+        "columns": right.shape[-1],
+        "column_dim": rank - 1,
+        "position_dim": rank - 2,
+        "runtime": Runtime(region.input_of(anchor.args[1]), right.shape[:-2], dims),
+    }
+
+
 def _tiled(region: Region, anchor: fx.Node, isa: Isa, geometry: dict[str, Any]) -> Plan:
     """Choose the register tile and the order of tasks, and say how weights are packed."""
     is_integer = op_name(anchor) in INTEGER
@@ -280,6 +332,8 @@ def _tiled(region: Region, anchor: fx.Node, isa: Isa, geometry: dict[str, Any]) 
     )
     plan = replace(plan, shape=choose_shape(plan, isa))
     plan = replace(plan, chunk=max(CHUNK_POSITIONS // plan.rows, 1) * plan.rows)
+    if plan.runtime is not None:
+        return plan
     joins_row = plan.tap_width == 1
     packed: dict[str, Pack] = {
         "panels": PackProduct(weight, plan.width, plan.depth, plan.groups, joins_row)

@@ -7,6 +7,7 @@ loaded is what was saved.
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx
@@ -77,7 +78,7 @@ def exported_of(program: Program) -> ExportedProgram:
         ModelError: If the graph holds fused regions.
     """
     graph, inputs, weights = _lifted(program)
-    outputs = graph.output_node().args[0]
+    outputs: Any = graph.output_node().args[0]
     examples = program.examples.get(FORWARD) or tuple(
         example_tensors(WantedInputs(program.signature.inputs, program.symbols)).values()
     )
@@ -88,6 +89,7 @@ def exported_of(program: Program) -> ExportedProgram:
         out_spec=pytree.tree_structure(tuple(range(len(outputs)))),
         forward_arg_names=[spec.arg.name for spec in inputs if spec.kind == InputKind.USER_INPUT],
     )
+    graph.output_node().meta["val"] = tuple(node.meta["val"] for node in outputs)
     results = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(n.name), None) for n in outputs]
     return ExportedProgram(
         root=fx.GraphModule(torch.nn.Module(), graph),
@@ -128,7 +130,6 @@ def _lifted(program: Program) -> tuple[fx.Graph, list[InputSpec], dict[str, torc
             specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(mapping[node].name), None))
     for old, new in mapping.items():
         new.meta = {key: old.meta[key] for key in KEPT_METADATA if key in old.meta}
-    graph.output_node().meta["val"] = tuple(n.meta["val"] for n in graph.output_node().args[0])
     return graph, specs, weights
 
 

@@ -22,7 +22,7 @@ from effc.ir.trace import archive_members as layout
 from effc.ir.trace.archive_members import Members
 from effc.ir.trace.archive_rules import is_registered, nodes, objects, problems
 from effc.ir.trace.archive_trees import check_keywords, plain_tree
-from effc.ir.trace.failures import explain
+from effc.ir.trace.failures import DAMAGED, explain
 from effc.ir.trace.quiet import quiet
 
 Json = Any
@@ -30,8 +30,6 @@ KEPT_METADATA = ("nn_module_stack", "custom")
 IN_MEMORY_NBYTES = 256 << 20
 SHOWN_PROBLEMS = 3
 CPU = {"type": "cpu", "index": None}
-DAMAGED = (zipfile.BadZipFile, LookupError, ValueError, TypeError, AttributeError, RecursionError)
-DAMAGED += (EOFError, NotImplementedError)
 
 
 @dataclass(frozen=True)

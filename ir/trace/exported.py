@@ -16,6 +16,7 @@ from effc.ir import provenance
 from effc.ir.errors import ModelError
 from effc.ir.program import FORWARD, Program, Signature, TensorSpec, set_attribute
 from effc.ir.symbols import Symbol, size_of
+from effc.ir.trace.labels import input_labels, output_labels
 
 LIFTED = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 STATE_PREFIX = "state."
@@ -52,7 +53,7 @@ def program_of(
         exported = exported.run_decompositions({})
     module = fx.GraphModule(torch.nn.Module(), fx.Graph())
     state = _state(exported)
-    graph, inputs = _unlift(exported, module, _labels(original, exported, state))
+    graph, inputs = _unlift(exported, module, input_labels(original, exported, state))
     outputs = _outputs(exported, graph)
     module.graph = graph
     _drop_bookkeeping(graph)
@@ -73,22 +74,6 @@ def _state(exported: ExportedProgram) -> dict[str, str]:
     """Mutated buffers (by target) and the name they get as an explicit input and output."""
     mutated = exported.graph_signature.buffers_to_mutate.values()
     return {target: STATE_PREFIX + target for target in mutated}
-
-
-def _labels(
-    original: ExportedProgram, decomposed: ExportedProgram, state: dict[str, str]
-) -> dict[str, str]:
-    """The user's name of each input, by its name in the decomposed graph.
-
-    Decomposition renames inputs to `arg_0` where a file does not carry the names of parameters.
-    """
-    inputs, renamed = (
-        [spec.arg.name for spec in specs if spec.kind == InputKind.USER_INPUT]
-        for specs in (original.graph_signature.input_specs, decomposed.graph_signature.input_specs)
-    )
-    specs = decomposed.graph_signature.input_specs
-    mutated = {spec.arg.name: state[spec.target] for spec in specs if spec.target in state}
-    return {**dict(zip(renamed, inputs, strict=True)), **mutated}
 
 
 def _unlift(
@@ -128,17 +113,18 @@ def _tensor(exported: ExportedProgram, target: str) -> torch.Tensor:
     """A parameter, buffer or lifted constant, detached and contiguous."""
     found = exported.state_dict.get(target)
     value = found if found is not None else exported.constants[target]
-    value = value.detach()
-    return value if value.is_contiguous() else value.contiguous()
+    tensor: torch.Tensor = value.detach()
+    return tensor if tensor.is_contiguous() else tensor.contiguous()
 
 
 def _outputs(exported: ExportedProgram, graph: fx.Graph) -> list[tuple[str, fx.Node]]:
     """Name the graph's outputs after the module's own structure and keep only tensors."""
     specs = exported.graph_signature.output_specs
-    labels = iter(_output_labels(exported))
+    labels = iter(output_labels(exported))
     kept: list[tuple[str, fx.Node]] = []
     output = graph.output_node()
-    for spec, node in zip(specs, output.args[0], strict=True):
+    results: Any = output.args[0]
+    for spec, node in zip(specs, results, strict=True):
         if spec.kind == OutputKind.USER_OUTPUT:
             label = next(labels)
             if isinstance(node, fx.Node) and isinstance(node.meta.get("val"), torch.Tensor):
@@ -151,24 +137,6 @@ def _outputs(exported: ExportedProgram, graph: fx.Graph) -> list[tuple[str, fx.N
         raise ModelError("the model returns no tensor")
     output.args = (tuple(node for _, node in kept),)
     return kept
-
-
-def _output_labels(exported: ExportedProgram) -> list[str]:
-    from torch.utils import _pytree as pytree
-
-    spec = exported.call_spec.out_spec
-    tree = pytree.tree_unflatten([object()] * spec.num_leaves, spec)
-    leaves, _ = pytree.tree_flatten_with_path(tree)
-    return [_label(path) for path, _ in leaves]
-
-
-def _label(path: tuple[Any, ...]) -> str:
-    parts = [
-        str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path
-    ]
-    if not parts:
-        return "output"
-    return "_".join(["output", *parts] if parts[0].isdigit() else parts)
 
 
 def _drop_bookkeeping(graph: fx.Graph) -> None:

@@ -3,6 +3,8 @@
 import re
 import sysconfig
 import traceback
+import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,12 @@ DERIVED = re.compile(r"^\s*(?P<name>\w+) = (?P<form>[^=\n]*\b_\w+\b[^=\n]*)$", r
 BOUND = re.compile(r"(min|max)=(\d+)")
 NUMBER = re.compile(r"(?<![\w.])[0-9]{1,9}(?![\w.])")
 TRIES = 4
+# What zipfile, json, pickletools and numpy raise on files with some bytes changed.
+DAMAGED: tuple[type[Exception], ...] = (
+    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError, OSError),
+    *(EOFError, SyntaxError, MemoryError, NotImplementedError, RecursionError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 DATA_DEPENDENT = "GuardOnDataDependentSymNode"
 
 

@@ -106,7 +106,8 @@ def _load(folder: Path, config: dict[str, Any]) -> torch.nn.Module:
     for part in model.modules():
         if hasattr(getattr(part, "config", None), "use_cache"):
             part.config.use_cache = False
-    return model.eval()
+    module: torch.nn.Module = model.eval()
+    return module
 
 
 def _check_weights(folder: Path) -> None:

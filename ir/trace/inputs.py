@@ -48,7 +48,7 @@ def parse_inputs(texts: Sequence[str]) -> WantedInputs:
     symbols: dict[str, Symbol] = {}
     for text, (_, _, dims) in zip(texts, parts, strict=True):
         _collect_symbols(text, dims, symbols)
-    specs = []
+    specs: list[TensorSpec] = []
     for text, (name, dtype, dims) in zip(texts, parts, strict=True):
         if any(name == spec.name for spec in specs):
             raise UsageError(f'--input "{text}": the input {name} is given twice')

@@ -25,7 +25,8 @@ def symbol_dims(exported: ExportedProgram, wanted: WantedInputs) -> dict[str, st
         A name per `<input>.<position>`, as `program_of` takes them.
     """
     dims = wanted_dims(wanted)
-    taken, seen = set(dims.values()), set()
+    taken = set(dims.values())
+    seen: set[str] = set()
     for name, value in _user_tensors(exported):
         for position, size in enumerate(value.shape):
             if isinstance(size, int) or str(size) in seen:

@@ -2,7 +2,7 @@
 
 import pickletools
 import re
-from typing import BinaryIO
+from typing import IO, Any
 
 OPCODE_LIMIT = 2_000_000
 LEGACY_STREAMS = 5  # torch.save before 1.6: magic, protocol, system, object, storage keys
@@ -18,7 +18,7 @@ TENSOR_ONLY = re.compile(
 )
 
 
-def foreign_names(stream: BinaryIO, pickles: int = 1) -> list[str]:
+def foreign_names(stream: IO[bytes], pickles: int = 1) -> list[str]:
     """Names a pickle would import beyond those a plain dictionary of tensors needs.
 
     Args:
@@ -34,10 +34,11 @@ def foreign_names(stream: BinaryIO, pickles: int = 1) -> list[str]:
     return sorted(name for name in names if not TENSOR_ONLY.fullmatch(name))
 
 
-def _imported(stream: BinaryIO) -> set[str]:
+def _imported(stream: IO[bytes]) -> set[str]:
     names: set[str] = set()
     strings: list[str] = []
     memo: dict[int, str] = {}
+    argument: Any
     for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
         if count > OPCODE_LIMIT:
             raise ValueError("the pickle is too long")

@@ -1,7 +1,7 @@
 """Recognising an ONNX file by its wire format, without the onnx package."""
 
 import os
-from typing import BinaryIO
+from typing import IO
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 GRAPH = 7
@@ -23,7 +23,7 @@ MODEL_FIELDS = {
 VARINT_LIMIT = 10
 
 
-def is_onnx(stream: BinaryIO) -> bool:
+def is_onnx(stream: IO[bytes]) -> bool:
     """Whether a whole file is one ModelProto with a graph, judging by its top-level fields."""
     end = stream.seek(0, os.SEEK_END)
     stream.seek(0)
@@ -43,7 +43,7 @@ def is_onnx(stream: BinaryIO) -> bool:
     return GRAPH in seen
 
 
-def _varint(stream: BinaryIO) -> int:
+def _varint(stream: IO[bytes]) -> int:
     value = 0
     for position in range(VARINT_LIMIT):
         byte = stream.read(1)

@@ -94,7 +94,8 @@ def restore(program: Program, record: Record) -> None:
         program.symbols[name] = Symbol(name, low, high)
     nodes = program.forward.graph.find_nodes(op="get_attr")
     ranks = {target: rank for rank, target in enumerate(record.weights)}
-    _reorder(program.forward.graph, sorted(nodes, key=lambda n: ranks.get(n.target, len(ranks))))
+    ordered = sorted(nodes, key=lambda node: ranks.get(str(node.target), len(ranks)))
+    _reorder(program.forward.graph, ordered)
     _drop_unused_items(program.forward.graph)
     program.forward.recompile()
 

@@ -4,9 +4,10 @@ import zipfile
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from effc.ir.trace import pickles
+from effc.ir.trace.failures import DAMAGED
 from effc.ir.trace.protobuf import is_onnx
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
@@ -81,7 +82,7 @@ def _sniff_zip(path: Path) -> FileFacts:
     try:
         with zipfile.ZipFile(path) as archive:
             return _sniff_members(archive)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, RuntimeError):
+    except DAMAGED:
         return FileFacts(Kind.DAMAGED_ZIP)
 
 
@@ -104,12 +105,12 @@ def _sniff_members(archive: zipfile.ZipFile) -> FileFacts:
     return FileFacts(Kind.PICKLED if imports else Kind.STATE_DICT, tuple(imports))
 
 
-def _sniff_pickle(stream: BinaryIO, head: bytes) -> FileFacts:
+def _sniff_pickle(stream: IO[bytes], head: bytes) -> FileFacts:
     stream.seek(0)
     is_legacy = head.startswith(LEGACY_MAGIC)
     try:
         imports = pickles.foreign_names(stream, pickles.LEGACY_STREAMS if is_legacy else 1)
-    except (ValueError, EOFError, UnicodeDecodeError):
+    except DAMAGED:
         return FileFacts(Kind.PICKLED if is_legacy else Kind.BARE_PICKLE)
     if not is_legacy:
         return FileFacts(Kind.BARE_PICKLE, tuple(imports))

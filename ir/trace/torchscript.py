@@ -33,7 +33,9 @@ def open_torchscript(path: Path, request: Request) -> Program:
     _check_source(path)
     try:
         with quiet():
-            script = torch.jit.load(str(path), map_location="cpu")
+            script = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location="cpu"
+            )
     except Exception as error:  # torch raises whatever its reader finds
         raise explain(error, f"cannot load the TorchScript archive {path}") from error
     return trace_script(script, replace(request, name=request.name or path.stem))
@@ -46,7 +48,8 @@ def trace_script(script: torch.jit.ScriptModule, request: Request) -> Program:
         ModelError: If it cannot be converted, with what to do.
         UsageError: If the inputs are not known or do not fit.
     """
-    names = [argument.name for argument in script.forward.schema.arguments[1:]]
+    forward: Any = script.forward
+    names = [argument.name for argument in forward.schema.arguments[1:]]
     given = _given(names, request)
     name = request.name or script.original_name
     try:

@@ -1,0 +1,366 @@
+"""Softmax attention as one kernel: scores, mask, softmax and weighted sum of a tile of queries.
+
+A first stage packs the keys so that a vector holds neighbouring keys. Then every task takes a tile
+of queries: its scores stay in memory of the calling thread, and no score matrix ever exists.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+from tvm import tirx
+
+from effc.codegen.access import Access
+from effc.codegen.arithmetic import argument
+from effc.codegen.dtypes import stored
+from effc.codegen.evaluate import Evaluator, Point, flat_index
+from effc.codegen.families.elementwise import unravel
+from effc.codegen.isa import Isa
+from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
+from effc.codegen.reduce_lanes import MAXIMUM, SUM, Totals
+from effc.codegen.region import Region
+from effc.codegen.tir import Expr, const, index, load, load_masked, mask, splat, with_lanes
+from effc.codegen.vector_math import exp
+from effc.codegen.vectors import Run, Vectors
+from effc.ir.errors import BuildError
+from effc.ir.symbols import Size, ceil_div, product, simplify
+
+FLOAT_NBYTES = 4
+MAX_ROWS = 6
+
+
+def key_vectors(isa: Isa) -> int:
+    """Vectors of neighbouring keys (or of value columns) a tile holds in registers."""
+    return 4 if isa.registers >= 32 else 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One attention: query `[..., L, E]`, key `[..., S, E]`, value `[..., S, V]`.
+
+    Attributes:
+        query: Input position.
+        key: Input position.
+        value: Input position.
+        mask: Input position of the mask, or None.
+        is_causal: Whether query i sees keys up to i only.
+        scale: Factor of the scores.
+        repeats: Query heads per key head.
+    """
+
+    query: int
+    key: int
+    value: int
+    mask: int | None
+    is_causal: bool
+    scale: float
+    repeats: int
+
+
+def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+    """Make the kernel of a region whose anchor is softmax attention."""
+    anchor = region.anchor()
+    if anchor is None:
+        raise BuildError("an attention region without attention")
+    problem = problem_of(region, anchor)
+    key = region.inputs[problem.key]
+    width = key_vectors(isa) * isa.lanes
+    pack = _pack_stage(region, problem, isa, f"{name}_pack", symbols)
+    attend = _Attention(region, anchor, problem, isa, name, symbols)
+    stage = attend.stage()
+    panels = ceil_div(key.shape[-2], width)
+    nbytes = product([*key.shape[:-2], panels, key.shape[-1], width, FLOAT_NBYTES])
+    return Kernel(
+        "attention", (pack, stage), temporaries={"keys": nbytes}, scratch=attend.scratch()
+    )
+
+
+def problem_of(region: Region, anchor: fx.Node) -> Problem:
+    """Read an attention operator.
+
+    Raises:
+        BuildError: For element types or forms without code.
+    """
+    positions = [region.input_of(arg) for arg in anchor.args[:3]]
+    if any(region.inputs[p].dtype != torch.float32 for p in positions):
+        raise BuildError("attention is built for float32 only")
+    mask_node = argument(anchor, 3, "attn_mask", None)
+    query, key = (region.inputs[p].shape for p in positions[:2])
+    scale = argument(anchor, 6, "scale", None)
+    repeats = 1
+    if argument(anchor, 7, "enable_gqa", False) and query[-3] != key[-3]:
+        repeats = query[-3] // key[-3]
+    return Problem(
+        *positions,
+        None if mask_node is None else region.input_of(mask_node),
+        bool(argument(anchor, 5, "is_causal", False)),
+        1 / math.sqrt(query[-1]) if scale is None else float(scale),
+        repeats,
+    )
+
+
+def _pack_stage(
+    region: Region, problem: Problem, isa: Isa, name: str, symbols: tuple[str, ...]
+) -> Stage:
+    """Keys `[..., S, E]` to panels `[..., S / width][E][width]`, zero past the last key."""
+    key = region.inputs[problem.key]
+    function = FunctionBuilder(name, symbols)
+    source = function.param("input", problem.key, "float32")
+    target = function.param("temporary", "keys", "float32")
+    b, features = function.builder, key.shape[-1]
+    width = key_vectors(isa) * isa.lanes
+    outer: list[Size] = [*key.shape[:-2], ceil_div(key.shape[-2], width)]
+    begin, end = function.task_range
+    with b.loop(begin, end, "task") as task:
+        *place, panel = unravel(b, task, outer)
+        first = b.let(panel * index(width))
+        valid = b.let(tirx.Min(b.size(key.shape[-2]) - first, index(width)))
+        base = b.let(task * index(features * width))
+        start = Point((*place, first, index(0)))
+        origin = b.let(flat_index(b, key, start))
+        with b.loop(index(0), valid, "key") as j, b.loop(0, features, "feature") as e:
+            value = load(source, origin + j * b.size(key.strides[-2]) + e)
+            b.store(target, value, base + e * index(width) + j)
+        with b.loop(valid, index(width), "key") as j, b.loop(0, features, "feature") as e:
+            b.store(target, const(0.0, "float32"), base + e * index(width) + j)
+    return function.close(product(outer))
+
+
+class _Attention:
+    """The second stage."""
+
+    def __init__(
+        self,
+        region: Region,
+        anchor: fx.Node,
+        problem: Problem,
+        isa: Isa,
+        name: str,
+        symbols: tuple[str, ...],
+    ) -> None:
+        self.region, self.anchor, self.problem, self.isa = region, anchor, problem, isa
+        self.function = FunctionBuilder(name, symbols)
+        self.b = self.function.builder
+        self.inputs = [
+            self.function.param("input", i, stored(a.dtype)) for i, a in enumerate(region.inputs)
+        ]
+        self.outputs = [
+            self.function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)
+        ]
+        self.keys = self.function.param("temporary", "keys", "float32")
+        self.scores = self.function.param("scratch", 0, "float32")
+        self.query: Access = region.inputs[problem.query]
+        self.value: Access = region.inputs[problem.value]
+        self.length, self.source_length = self.query.shape[-2], self.value.shape[-2]
+        self.features, self.columns = self.query.shape[-1], self.value.shape[-1]
+        self.domain = region.shape(anchor)
+        self.width = key_vectors(isa) * isa.lanes
+        self.vectors = Vectors(isa.lanes, isa.has_masks)
+        self.rows = self._tile_rows()
+        inner = {problem.query, problem.key, problem.value, problem.mask}
+        accesses = [
+            a if i in inner else a.aligned_to(self.domain) for i, a in enumerate(region.inputs)
+        ]
+        self.evaluator = Evaluator(region, self.b, self.inputs, accesses, pointwise=True)
+
+    def _tile_rows(self) -> int:
+        """Queries of a tile: the number up to six that wastes least."""
+        length = self.length
+        if not isinstance(length, int):
+            return MAX_ROWS
+        most = min(MAX_ROWS, length)
+        return min(range(most, 0, -1), key=lambda rows: (-(-length // rows) * rows + 8 / rows))
+
+    def scratch(self) -> Size:
+        """Bytes of scores per thread."""
+        return simplify(self._row_stride() * self.rows * FLOAT_NBYTES)
+
+    def _row_stride(self) -> Size:
+        return simplify(ceil_div(self.source_length, self.width) * self.width)
+
+    def stage(self) -> Stage:
+        """Emit the loops over tiles of queries."""
+        b = self.b
+        outer: list[Size] = [*self.domain[:-2], ceil_div(self.length, self.rows)]
+        begin, end = self.function.task_range
+        with b.loop(begin, end, "task") as task:
+            *place, tile = unravel(b, task, outer)
+            self.place = tuple(place)
+            length, rows = b.size(self.length), index(self.rows)
+            if isinstance(self.length, int):
+                self._tile(b.let(tirx.Min(tile * rows, length - rows)), self.rows)
+            else:
+                enough = length >= rows
+                with b.when(enough):
+                    self._tile(b.let(tirx.Min(tile * rows, length - rows)), self.rows)
+                with b.otherwise(enough), b.loop(index(0), length, "query") as query:
+                    self._tile(query, 1)
+        return self.function.close(product(outer))
+
+    def _tile(self, first: Expr, rows: int) -> None:
+        """Attend from the queries `first..first + rows`."""
+        b = self.b
+        limit = b.size(self.source_length)
+        if self.problem.is_causal:
+            limit = b.let(tirx.Min(first + index(rows), limit))
+        self._products(first, rows, limit)
+        factors = [self._softmax(first, row, limit) for row in range(rows)]
+        self._weighted_sums(first, rows, limit, factors)
+
+    def _key_place(self) -> tuple[Expr, ...]:
+        """Outer coordinates of the keys: grouped queries share a head."""
+        if self.problem.repeats == 1:
+            return self.place
+        head = self.b.let(tirx.Div(self.place[-1], index(self.problem.repeats)))
+        return (*self.place[:-1], head)
+
+    def _products(self, first: Expr, rows: int, limit: Expr) -> None:
+        """Scores of the tile with every panel of keys, not scaled yet."""
+        b, lanes, width = self.b, self.isa.lanes, self.width
+        source, stride = self.inputs[self.problem.query], b.size(self.query.strides[-2])
+        base = b.let(flat_index(b, self.query, Point((*self.place, first, index(0)))))
+        key = self.region.inputs[self.problem.key]
+        flat = index(0)
+        for coordinate, size in zip(self._key_place(), key.shape[:-2], strict=True):
+            flat = flat * b.size(size) + coordinate
+        panels = b.size(ceil_div(self.source_length, width))
+        panel_base = b.let(flat * panels * index(self.features * width))
+        used = b.let(tirx.Div(limit + index(width - 1), index(width)))
+        with b.loop(index(0), used, "panel") as panel:
+            totals = b.local("float32", rows * width, "score")
+            for place in range(0, rows * width, lanes):
+                b.store(totals, const(0.0, with_lanes("float32", lanes)), place)
+            here = b.let(panel_base + panel * index(self.features * width))
+            with b.loop(0, self.features, "e") as e:
+                keys = [
+                    b.let(load(self.keys, here + e * index(width) + index(v * lanes), lanes))
+                    for v in range(key_vectors(self.isa))
+                ]
+                for row in range(rows):
+                    feature = splat(load(source, base + stride * index(row) + e), lanes)
+                    self._accumulate(totals, row * width, b.let(feature), keys)
+            for row in range(rows):
+                for v in range(key_vectors(self.isa)):
+                    at = self._score(row, panel * index(width) + index(v * lanes))
+                    b.store(self.scores, load(totals, row * width + v * lanes, lanes), at)
+
+    def _accumulate(self, totals: tirx.Buffer, at: int, factor: Expr, vectors: list[Expr]) -> None:
+        lanes = self.isa.lanes
+        for number, vector in enumerate(vectors):
+            place = at + number * lanes
+            total = self.isa.multiply_add(factor, vector, load(totals, place, lanes))
+            self.b.store(totals, total, place)
+
+    def _score(self, row: int, position: Expr) -> Expr:
+        return index(row) * self.b.size(self._row_stride()) + position
+
+    def _softmax(self, first: Expr, row: int, limit: Expr) -> Expr:
+        """Turn a row of scores into exponentials; return one over their sum (0 for no keys)."""
+        b, lanes = self.b, self.isa.lanes
+        run = Run(index(0), limit, None if self.problem.is_causal else self.source_length)
+        largest = Totals(b, MAXIMUM, "float32", lanes, 1)
+
+        def scale(position: Expr, count: int, valid: Expr | None) -> None:
+            score = b.let(self._masked(first, row, position, count, valid))
+            b.store(self.scores, score, self._score(row, position))
+            largest.add(score, 0, None if valid is None else mask(valid, count))
+
+        self.vectors.cover(b, run, scale)
+        top = largest.result()
+        top = b.let(tirx.Select(tirx.EQ(top, const(-math.inf, "float32")), const(0.0, "float32"), top))
+        total = Totals(b, SUM, "float32", lanes, 1)
+
+        def grow(position: Expr, count: int, valid: Expr | None) -> None:
+            score = load(self.scores, self._score(row, position), count)
+            value = exp(b, b.let(score - splat(top, count)))
+            b.store(self.scores, value, self._score(row, position))
+            total.add(value, 0, None if valid is None else mask(valid, count))
+
+        self.vectors.cover(b, run, grow)
+        sum_ = total.result()
+        zero, one = const(0.0, "float32"), const(1.0, "float32")
+        return b.let(tirx.Select(tirx.EQ(sum_, zero), zero, one / sum_))
+
+    def _masked(self, first: Expr, row: int, position: Expr, lanes: int, valid: Expr | None) -> Expr:
+        """Scaled scores of a row at some keys, -infinity where the query must not look."""
+        b, problem = self.b, self.problem
+        score = load(self.scores, self._score(row, position), lanes)
+        score = score * const(problem.scale, with_lanes("float32", lanes))
+        lowest = const(-math.inf, with_lanes("float32", lanes))
+        if problem.is_causal:
+            keys = splat(position, lanes)
+            if lanes > 1:
+                keys = tirx.Ramp(position, index(1), lanes)
+            score = tirx.Select(keys <= splat(first + index(row), lanes), score, lowest)
+        if problem.mask is None:
+            return score
+        node = self.region.placeholders[problem.mask]
+        shape = (*self.domain[:-2], self.length, self.source_length)
+        access = self.region.inputs[problem.mask].aligned_to(shape)
+        reader = Evaluator(
+            self.region, b, self.inputs,
+            [access if i == problem.mask else a for i, a in enumerate(self.region.inputs)],
+        )  # fmt: skip
+        coordinates = (*self.place, b.let(first + index(row)), position)
+        lane_dim = len(shape) - 1 if lanes > 1 else None
+        value = reader.load(node, Point(coordinates, lane_dim, lanes, valid))
+        if access.dtype == torch.bool:
+            return tirx.Select(splat(value, lanes), score, lowest)
+        return score + splat(value, lanes)
+
+    def _weighted_sums(self, first: Expr, rows: int, limit: Expr, factors: list[Expr]) -> None:
+        """Multiply the tile's exponentials with the values, scale, and run the epilogue."""
+        block = self.isa.lanes * key_vectors(self.isa)
+        for start in range(0, self.columns, block):
+            size = min(block, self.columns - start)
+            self._column_block(first, rows, limit, factors, start, size)
+
+    def _column_block(
+        self, first: Expr, rows: int, limit: Expr, factors: list[Expr], start: int, size: int
+    ) -> None:
+        b, lanes = self.b, self.isa.lanes
+        source, access = self.inputs[self.problem.value], self.value
+        parts = [(at, min(lanes, size - at)) for at in range(0, size, lanes)]
+        totals = b.local("float32", rows * len(parts) * lanes, "sum")
+        for place in range(rows * len(parts)):
+            b.store(totals, const(0.0, with_lanes("float32", lanes)), place * lanes)
+        base = b.let(flat_index(b, access, Point((*self._key_place(), index(0), index(start)))))
+        with b.loop(index(0), limit, "key") as key:
+            line = b.let(base + key * b.size(access.strides[-2]))
+            values = [b.let(self._value(source, line, at, valid)) for at, valid in parts]
+            for row in range(rows):
+                weight = b.let(splat(load(self.scores, self._score(row, key)), lanes))
+                self._accumulate(totals, row * len(parts) * lanes, weight, values)
+        for row in range(rows):
+            for number, (at, valid) in enumerate(parts):
+                total = load(totals, (row * len(parts) + number) * lanes, lanes)
+                value = b.let(total * splat(factors[row], lanes))
+                self._finish(b.let(first + index(row)), start + at, valid, value)
+
+    def _value(self, source: tirx.Buffer, line: Expr, at: int, valid: int) -> Expr:
+        """A vector of values; lanes past the last column are zero."""
+        lanes = self.isa.lanes
+        if valid == lanes:
+            return load(source, line + index(at), lanes)
+        return load_masked(source, line + index(at), lanes, index(valid))
+
+    def _finish(self, query: Expr, column: int, valid: int, value: Expr) -> None:
+        lanes, lane_dim = self.isa.lanes, len(self.domain) - 1
+        coordinates = (*self.place, query, index(column))
+        if valid == lanes or self.isa.has_masks:
+            count = None if valid == lanes else index(valid)
+            self._store(value, Point(coordinates, lane_dim, lanes, count))
+            return
+        spilled = self.b.local("float32", lanes, "tail")
+        self.b.store(spilled, value, 0)
+        for lane in range(valid):
+            point = Point((*coordinates[:-1], index(column + lane)))
+            self._store(load(spilled, lane), point)
+
+    def _store(self, value: Expr, point: Point) -> None:
+        scope = self.evaluator.fresh({self.anchor: value})
+        for node, buffer, access in zip(
+            self.region.results, self.outputs, self.region.outputs, strict=True
+        ):
+            scope.store(buffer, access, scope.value(node, point), point)
