@@ -10,11 +10,13 @@ from torch import fx
 
 from effc.codegen import select
 from effc.codegen.access import Access
+from effc.codegen.coverage import add
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import Kernel, Param, Stage
 from effc.codegen.memory import Life, MemoryPlan, plan
 from effc.codegen.region import Region
 from effc.ir import provenance
+from effc.ir.errors import BuildError, Unsupported, UnsupportedError
 from effc.ir.opspec import op_name
 from effc.ir.program import Program, Signature, attribute
 from effc.ir.symbols import Size, product, simplify
@@ -118,7 +120,9 @@ class _Assembler:
         self, program: Program, method: str, placements: Placements, target: Target
     ) -> None:
         self.program, self.placements = program, placements
-        self.module, self.isa = placements.module, Isa.of(target)
+        self.module, self.isa, self.target = placements.module, Isa.of(target), target
+        self.refused: dict[str, Unsupported] = {}
+        self.packed_names: dict[Any, str] = {}
         self.signature = program.signatures[method]
         self.result = Executable(self.signature, tuple(program.symbols))
         self.kernels: dict[str, Kernel] = {}
@@ -131,6 +135,8 @@ class _Assembler:
         for node in self.module.graph.nodes:
             if node.op == "call_module":
                 self._call(node)
+        if self.refused:
+            raise UnsupportedError(f"target {self.target}", list(self.refused.values()))
         lives = [Life(k, self.sizes[k], min(u), max(u)) for k, u in self.uses.items()]
         self.result.memory = plan(lives)
         return self.result
@@ -159,7 +165,11 @@ class _Assembler:
         key = region.key()
         if key not in self.kernels:
             name = f"effc_k{len(self.kernels)}"
-            self.kernels[key] = select.build(region, self.isa, name, self.result.symbols)
+            try:
+                self.kernels[key] = select.build(region, self.isa, name, self.result.symbols)
+            except BuildError as error:
+                add(self.refused, _leading_operator(region), provenance.source(call), str(error))
+                return
             for stage in self.kernels[key].stages:
                 self.result.stages[stage.symbol] = stage
         self._steps(call, self.kernels[key], operands, results)
@@ -234,14 +244,9 @@ class _Assembler:
         label = operands[pack.weight].target
         name = f"{label}.{which}"
         known = (label, which, str(pack), *[id(t) for t in tensors if t is not None])
-        if known in self._packed_names:
-            return Pointer("weight", self._packed_names[known])
-        self._packed_names[known] = self._weight(name, pack(tensors), fresh=True)
-        return Pointer("weight", self._packed_names[known])
-
-    @property
-    def _packed_names(self) -> dict[Any, str]:
-        return self.__dict__.setdefault("packed_names", {})
+        if known not in self.packed_names:
+            self.packed_names[known] = self._weight(name, pack(tensors), fresh=True)
+        return Pointer("weight", self.packed_names[known])
 
     def _weight(self, name: str, value: np.ndarray, fresh: bool = False) -> str:
         """Register a weight; a packed one gets a free name."""
@@ -267,6 +272,11 @@ class _Assembler:
             fill,
             int(is_per_image),
         )
+
+
+def _leading_operator(region: Region) -> str:
+    """The operator a region is about."""
+    return op_name(region.anchor() or region.calls[0])
 
 
 def storable(tensor: torch.Tensor) -> np.ndarray:

@@ -121,6 +121,8 @@ def _parse_terms(expression: str) -> sympy.Expr:
                 return build(left) - build(right)
             case ast.BinOp(left=left, op=ast.Div(), right=right):
                 return build(left) / build(right)
+            case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
+                return FloorDiv(build(left), build(right))
             case ast.BinOp(left=left, op=op, right=right) if type(op) in operators:
                 return operators[type(op)](build(left), build(right))
             case ast.Call(func=ast.Name(id=name), args=args) if name in functions:

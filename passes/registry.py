@@ -17,6 +17,7 @@ PASSES: dict[str, str] = {
     "decompose-rows": "effc.passes.lower.decompose:DecomposeRows",
     "fuse-regions": "effc.passes.lower.regions:FuseRegions",
     "lower-integer": "effc.passes.lower.integer:LowerInteger",
+    "quantize": "effc.passes.bits.quantize:Quantize",
     "canonicalize": "effc.passes.clean.canonicalize:Canonicalize",
     "fold-constants": "effc.passes.clean.fold_constants:FoldConstants",
     "fold-identities": "effc.passes.clean.fold_identities:FoldIdentities",

@@ -56,9 +56,9 @@ def open_archive(path: Path) -> Archive:
         with zipfile.ZipFile(path) as source:
             members = Members(path, source)
             with tempfile.SpooledTemporaryFile(IN_MEMORY_NBYTES) as copy:
-                _rewrite(path, members, copy)
+                version = _rewrite(path, members, copy)
                 copy.seek(0)
-                exported = _load(path, copy)
+                exported = _load(f"{path} (written by torch {version})", copy)
             names = members.names(layout.EXTRA)
             extra = {name.removeprefix(layout.EXTRA): members.read(name).decode() for name in names}
     except DAMAGED as error:
@@ -67,8 +67,8 @@ def open_archive(path: Path) -> Archive:
     return Archive(exported, extra)
 
 
-def _rewrite(path: Path, members: Members, copy: IO[bytes]) -> None:
-    """Write a new archive with the checked data of another."""
+def _rewrite(path: Path, members: Members, copy: IO[bytes]) -> str:
+    """Write a new archive with the checked data of another; return the version of its torch."""
     from torch.export.pt2_archive._package import PT2ArchiveWriter
 
     _check_version(path, members)
@@ -87,6 +87,7 @@ def _rewrite(path: Path, members: Members, copy: IO[bytes]) -> None:
                 writer.write_bytes(folder + name, members.read(folder + name))
         writer.write_string(layout.MODEL, json.dumps(_cleaned(path, model)))
         writer.write_bytes(layout.SAMPLE, _sample_inputs(path, members))
+    return str(model.get("torch_version", "unknown"))
 
 
 def _check_version(path: Path, members: Members) -> None:
@@ -173,11 +174,11 @@ def _sample_inputs(path: Path, members: Members) -> bytes:
     return written.getvalue()
 
 
-def _load(path: Path, copy: IO[bytes]) -> ExportedProgram:
+def _load(what: str, copy: IO[bytes]) -> ExportedProgram:
     from torch.export.pt2_archive._package import load_pt2
 
     try:
         with quiet():
             return load_pt2(copy).exported_programs["model"]
     except Exception as error:  # torch raises whatever it finds wrong with the description
-        raise explain(error, f"cannot load {path}") from error
+        raise explain(error, f"cannot load {what}") from error

@@ -5,6 +5,7 @@ loads it; each rule closes one of these ways. A rule yields the reasons for a re
 """
 
 import re
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,10 +92,10 @@ def nodes(model: Json) -> Iterator[dict[str, Json]]:
 
 
 def objects(value: Json) -> Iterator[dict[str, Json]]:
-    """Every JSON object at any depth."""
-    waiting = [value]
+    """Every JSON object at any depth; those of one list in order."""
+    waiting = deque([value])
     while waiting:
-        current = waiting.pop()
+        current = waiting.popleft()
         if isinstance(current, dict):
             yield current
             waiting += current.values()

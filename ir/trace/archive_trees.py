@@ -24,7 +24,7 @@ def plain_tree(spec: str, fields: dict[str, Json]) -> str:
     try:
         protocol, tree = json.loads(spec)
         return json.dumps([protocol, _plain_node(tree, fields)])
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a description of containers: {shown(spec)}") from error
 
 

@@ -7,7 +7,7 @@ from torch.export import ExportedProgram
 
 import effc.ir.ops  # noqa: F401  (registers effc's operators before an archive names them)
 from effc.ir.errors import InputError, ModelError
-from effc.ir.program import FORWARD, Program, bind_sizes
+from effc.ir.program import FORWARD, Program, attribute, bind_sizes
 from effc.ir.trace import record
 from effc.ir.trace.archive import open_archive
 from effc.ir.trace.exported import program_of
@@ -57,11 +57,23 @@ def from_exported(
             program = program_of(exported, name, dims, bool(found) and _is_functional(exported))
     except Exception as error:  # torch raises whatever it finds in the graph
         raise explain(error, f"cannot translate {name}") from error
+    _check_weights(program)
     if found:
         _restore(program, found)
     check_wanted(program, wanted)
     _complete_examples(program)
     return program
+
+
+def _check_weights(program: Program) -> None:
+    """Check that the weights are what the graph says; a file may hold others."""
+    for node in program.forward.graph.find_nodes(op="get_attr"):
+        weight, expected = attribute(program.forward, str(node.target)), node.meta["val"]
+        if weight.dtype != expected.dtype or weight.shape != expected.shape:
+            raise ModelError(
+                f"the weight {node.target} of {program.name} is {weight.dtype} "
+                f"{list(weight.shape)}; its graph expects {expected.dtype} {list(expected.shape)}"
+            )
 
 
 def _is_functional(exported: ExportedProgram) -> bool:

@@ -1,5 +1,6 @@
 """Decides for every activation a layer reads whether its scale is static or dynamic."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,16 +11,20 @@ from effc.ir.opspec import Kind, kind_of
 from effc.ir.program import FORWARD, Program
 from effc.passes.base import PassContext
 from effc.passes.bits.activations import IMAGE, ROW
-from effc.passes.bits.encoding import Encoding, encoding_of
+from effc.passes.bits.encoding import Encoding, dynamic_db, encoding_of
 from effc.passes.bits.layers import Layer
 from effc.passes.bits.placement import Group, groups_of
 from effc.passes.bits.residual import residual_adds, shortcuts
 from effc.passes.calibrate.observers import Observer
-from effc.passes.calibrate.statistics import statistics_of
+from effc.passes.calibrate.statistics import Statistics, is_map, statistics_of
 
 ActivationMode = Literal["auto", "static", "dynamic"]
 ResidualMode = Literal["auto", "int8", "float"]
 Readers = dict[fx.Node, tuple[fx.Node, ...]]
+Read = dict[fx.Node, list[Layer]]
+
+
+MAP_ALLOWANCE_DB = 12.0
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,17 @@ class Choice:
     Attributes:
         mode: Static, dynamic, or whichever the predicted error allows.
         residual: Whether residual additions of feature maps read codes.
-        observe: Chooses the range of a static value.
-        least_db: Predicted signal-to-noise ratio below which `auto` does not go static.
+        map_observer: Chooses the range of static feature maps.
+        row_observer: Chooses the range of other static values.
+        least_db: Predicted signal-to-noise ratio below which `auto` does not go static;
+            `MAP_ALLOWANCE_DB` less for feature maps, since a dynamic scale costs writing and
+            reading the whole map in float.
     """
 
     mode: ActivationMode
     residual: ResidualMode
-    observe: Observer
+    map_observer: Observer
+    row_observer: Observer
     least_db: float
 
 
@@ -50,23 +59,29 @@ class Static:
 
 @dataclass(frozen=True)
 class Dynamic:
-    """A value with scales found at run time, one per slice over `dims`."""
+    """A value with scales found at run time, one per slice over `dims`.
+
+    Attributes:
+        value: What is quantized.
+        dims: `ROW` or `IMAGE`.
+        readers: The layers that read its codes.
+        sqnr_db: Predicted signal-to-noise ratio, where there is calibration data.
+        static_db: The ratio one static scale would have had.
+    """
 
     value: fx.Node
     dims: tuple[int, ...]
     readers: tuple[fx.Node, ...]
+    sqnr_db: float | None = None
+    static_db: float | None = None
 
 
 @dataclass(frozen=True)
 class ActivationPlan:
     """What to insert."""
 
-    static: tuple[Static, ...]
-    dynamic: tuple[Dynamic, ...]
-
-    def encodings(self) -> dict[fx.Node, Encoding]:
-        """The static encoding of every value that gets one."""
-        return {value: one.encoding for one in self.static for value in one.group.values}
+    static: tuple[Static, ...] = ()
+    dynamic: tuple[Dynamic, ...] = ()
 
 
 def plan_activations(
@@ -78,44 +93,55 @@ def plan_activations(
         UsageError: If static scales are asked for and there is no calibration data.
         DataError: If the calibration data cannot be used.
     """
-    read: dict[fx.Node, list[Layer]] = {}
+    read: Read = {}
     for layer in layers:
         read.setdefault(layer.value, []).append(layer)
     can_be_static = ctx.calibration is not None and method == FORWARD
     if choice.mode == "static" and not can_be_static:
         raise UsageError(f"activations=static needs calibration data for the method {method}")
-    if choice.mode == "dynamic" or not can_be_static:
-        return ActivationPlan((), tuple(_dynamic(read, list(read))))
-    graph = program.forward.graph
-    convolutions = {layer.node for layer in layers if layer.kind == "conv2d"}
-    extra = [] if choice.residual == "float" else shortcuts(graph, convolutions)
-    groups = groups_of(graph, {*read, *extra})
+    if not layers or choice.mode == "dynamic" or not can_be_static:
+        return ActivationPlan((), tuple(_dynamic(read, None, {})))
+    groups = _groups(program.forward.graph, read, choice)
     names = {value.name for group in groups for value in group.measured}
-    statistics = statistics_of(program, ctx, names)
+    return _decided(program.forward.graph, groups, read, statistics_of(program, ctx, names), choice)
+
+
+def _groups(graph: fx.Graph, read: Read, choice: Choice) -> list[Group]:
+    convolutions = {one.node for layers in read.values() for one in layers if one.kind == "conv2d"}
+    extra = [] if choice.residual == "float" else shortcuts(graph, convolutions)
+    return groups_of(graph, {*read, *extra})
+
+
+def _decided(
+    graph: fx.Graph, groups: list[Group], read: Read, statistics: Statistics, choice: Choice
+) -> ActivationPlan:
     float_adds = set(residual_adds(graph)) if choice.residual == "float" else set()
     static: list[Static] = []
-    rest: list[fx.Node] = []
+    rest: Read = {}
+    refused: dict[fx.Node, float] = {}
     for group in groups:
-        encoding = encoding_of(group, statistics, choice.observe)
-        if _is_static(group, encoding, choice, read):
+        has_map = any(map(is_map, group.values))
+        observe = choice.map_observer if has_map else choice.row_observer
+        encoding = encoding_of(group, statistics, observe)
+        if _is_static(group, encoding, choice, read, has_map):
             readers = {value: _readers(value, group, read, float_adds) for value in group.values}
             static.append(Static(group, encoding, readers))
-        else:
-            rest += [value for value in group.measured if value in read]
-    return ActivationPlan(tuple(static), tuple(_dynamic(read, rest)))
+            continue
+        for value in group.measured:
+            rest[value] = read.get(value, [])
+            refused[value] = encoding.sqnr_db
+    return ActivationPlan(tuple(static), tuple(_dynamic(rest, statistics, refused)))
 
 
-def _is_static(
-    group: Group, encoding: Encoding, choice: Choice, read: dict[fx.Node, list[Layer]]
-) -> bool:
-    is_good = encoding.sqnr_db >= choice.least_db
+def _is_static(group: Group, encoding: Encoding, choice: Choice, read: Read, has_map: bool) -> bool:
     if any(value in read for value in group.measured):
-        return is_good or choice.mode == "static"
-    return is_good or choice.residual == "int8"
+        least = choice.least_db - (MAP_ALLOWANCE_DB if has_map else 0.0)
+        return choice.mode == "static" or encoding.sqnr_db >= least
+    return choice.residual == "int8" or encoding.sqnr_db >= choice.least_db
 
 
 def _readers(
-    value: fx.Node, group: Group, read: dict[fx.Node, list[Layer]], float_adds: set[fx.Node]
+    value: fx.Node, group: Group, read: Read, float_adds: set[fx.Node]
 ) -> tuple[fx.Node, ...]:
     """Who reads the codes: everybody where that spares the float map, else the layers."""
     layers = read.get(value, [])
@@ -126,11 +152,12 @@ def _readers(
     return tuple(user for user in value.users if user not in left | float_adds)
 
 
-def _dynamic(read: dict[fx.Node, list[Layer]], values: list[fx.Node]) -> list[Dynamic]:
-    found = []
-    for value in values:
+def _dynamic(
+    read: Read, statistics: Statistics | None, refused: dict[fx.Node, float]
+) -> Iterator[Dynamic]:
+    for value, layers in read.items():
         for dims, is_image in ((ROW, False), (IMAGE, True)):
-            nodes = tuple(one.node for one in read[value] if (one.kind == "conv2d") == is_image)
+            nodes = tuple(one.node for one in layers if (one.kind == "conv2d") == is_image)
             if nodes:
-                found.append(Dynamic(value, dims, nodes))
-    return found
+                predicted = dynamic_db(statistics[value.name]) if statistics else None
+                yield Dynamic(value, dims, nodes, predicted, refused.get(value))

@@ -1,7 +1,7 @@
 """Inserts the quantize and dequantize nodes of activations."""
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import fx
@@ -20,7 +20,7 @@ def insert_static(
     editor: Editor,
     group: Group,
     encoding: Encoding,
-    readers: dict[fx.Node, Collection[fx.Node]],
+    readers: Mapping[fx.Node, Collection[fx.Node]],
 ) -> None:
     """Put the values of a group into uint8 codes with one scale and zero point.
 

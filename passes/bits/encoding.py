@@ -9,6 +9,7 @@ from effc.passes.calibrate.decibel import sqnr_db
 from effc.passes.calibrate.error import squared_error
 from effc.passes.calibrate.observers import Observer
 from effc.passes.calibrate.statistics import Statistics
+from effc.passes.calibrate.value import ValueStatistics
 
 CODES = 256
 TINY = float(np.finfo(np.float32).tiny)
@@ -54,3 +55,10 @@ def encoding_of(group: Group, statistics: Statistics, observe: Observer) -> Enco
     return Encoding(
         scale, zero_point, sqnr_db(signal, float(squared_error(merged, low, high, CODES)[0]))
     )
+
+
+def dynamic_db(statistics: ValueStatistics) -> float:
+    """Predicted signal-to-noise ratio of one scale per slice: steps squared over 12, averaged."""
+    signal = float(statistics.channel_square.sum()) / statistics.count
+    noise = statistics.slice_square / statistics.slices / (CODES - 1) ** 2 / 12
+    return sqnr_db(signal, noise)

@@ -31,6 +31,7 @@ LATER = {
     "aten.conv_transpose2d.input": "transposed convolutions have no integer form yet",
 }
 LEAST_PRODUCTS = 4
+MOST_PRODUCTS = (2**31 - 1) // (255 * 127)  # an int32 sum holds them whatever the codes
 LEAST_COLUMNS = 8
 LEAST_TABLE_NBYTES = 16 << 10
 
@@ -162,6 +163,8 @@ def _product_reason(layer: Layer) -> str | None:
         return "its input has no batch dimension"
     if weight[0].numel() < LEAST_PRODUCTS:
         return f"its dot products have fewer than {LEAST_PRODUCTS} terms"
+    if weight[0].numel() > MOST_PRODUCTS:
+        return f"its dot products have more than {MOST_PRODUCTS} terms, too many for int32"
     return None
 
 
@@ -181,7 +184,7 @@ def _without_shared_tables(selection: Selection, module: fx.GraphModule) -> Sele
         readers[tensor_key(attribute(module, node.target))] |= node.users.keys()
     packed = {layer.node for layer in selection.layers}
     for layer in selection.layers:
-        others = readers[tensor_key(attribute(module, layer.weight.target))] - packed
+        others = readers[tensor_key(attribute(module, str(layer.weight.target)))] - packed
         if layer.kind == "embedding" and others:
             names = ", ".join(sorted(map(label, others)))
             reason = f"its table is also read in float by {names}"

@@ -38,19 +38,24 @@ def describe(
         notes[name] = {
             "weight": f"int8 per {what}",
             "weight_sqnr_db": _rounded(weight.sqnr_db),
-            **_activation(layer, plan),
+            **(_activation(layer, plan) if layer.kind != "embedding" else {}),
         }
 
 
 def _activation(layer: Layer, plan: ActivationPlan) -> dict[str, Any]:
-    if layer.kind == "embedding":
-        return {}
-    found = plan.encodings().get(layer.value)
-    if found is None:
-        slices = "image" if layer.kind == "conv2d" else "token"
-        return {"activation": f"dynamic uint8 per {slices}", "sqnr_db": None}
-    text = f"static uint8 scale={found.scale:.6g} zero_point={found.zero_point}"
-    return {"activation": text, "sqnr_db": _rounded(found.sqnr_db)}
+    for static in plan.static:
+        if layer.value in static.group.values:
+            encoding = static.encoding
+            text = f"scale={encoding.scale:.6g} zero_point={encoding.zero_point}"
+            sqnr = _rounded(encoding.sqnr_db)
+            return {"activation": f"static uint8 {text}", "sqnr_db": sqnr}
+    for dynamic in plan.dynamic:
+        if layer.node in dynamic.readers:
+            slices = "image" if layer.kind == "conv2d" else "token"
+            ratios = {"sqnr_db": dynamic.sqnr_db, "static_sqnr_db": dynamic.static_db}
+            known = {name: _rounded(value) for name, value in ratios.items() if value is not None}
+            return {"activation": f"dynamic uint8 per {slices}", **known}
+    return {}
 
 
 def _rounded(decibel: float) -> float | None:

@@ -17,17 +17,16 @@ NORMALISED = "aten._native_batch_norm_legit_no_training.default"
 SPLITS = {"aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default"}
 PADS = {"aten.constant_pad_nd.default", "aten.pad.default"}
 CAT = "aten.cat.default"
-PICKS = SPLITS | {
-    f"aten.{name}"
-    for name in """
-    _unsafe_view.default alias.default channel_shuffle.default clone.default contiguous.default
-    detach.default expand.default flatten.using_ints flip.default index_select.default
-    max_pool2d.default narrow.default permute.default pixel_shuffle.default pixel_unshuffle.default
-    reflection_pad2d.default replication_pad2d.default reshape.default select.int slice.Tensor
-    squeeze.dim squeeze.dims transpose.int unsqueeze.default upsample_nearest2d.default
-    upsample_nearest2d.vec view.default
-    """.split()
-}
+MOVES = {
+    "_unsafe_view.default", "alias.default", "channel_shuffle.default", "clone.default",
+    "contiguous.default", "detach.default", "expand.default", "flatten.using_ints", "flip.default",
+    "index_select.default", "max_pool2d.default", "narrow.default", "permute.default",
+    "pixel_shuffle.default", "pixel_unshuffle.default", "reflection_pad2d.default",
+    "replication_pad2d.default", "reshape.default", "select.int", "slice.Tensor", "squeeze.dim",
+    "squeeze.dims", "transpose.int", "unsqueeze.default", "upsample_nearest2d.default",
+    "upsample_nearest2d.vec", "view.default"
+}  # fmt: skip
+PICKS = SPLITS | {f"aten.{name}" for name in MOVES}
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,11 @@ def picked_from(node: fx.Node) -> fx.Node | None:
     name = op_name(node)
     if name == "getitem":
         split = _argument(node, 0)
-        return _argument(split, 0) if op_name(split) in SPLITS else None
-    if name in PICKS or (name in PADS and _pads_zero(node)):
-        return _argument(node, 0)
-    return None
+        source = _argument(split, 0) if op_name(split) in SPLITS else None
+    else:
+        is_kept = name in PICKS or (name in PADS and _pads_zero(node))
+        source = _argument(node, 0) if is_kept else None
+    return source if isinstance(source, fx.Node) else None
 
 
 def groups_of(graph: fx.Graph, measured: Collection[fx.Node]) -> list[Group]:
@@ -137,7 +137,7 @@ def _argument(node: fx.Node, position: int) -> Any:
 
 
 def _pads_zero(node: fx.Node) -> bool:
-    """Whether a padding node fills with 0.0: `pad(x, pad, mode, value)`, `constant_pad_nd(x, pad, value)`."""
+    """Whether `pad(x, pad, mode, value)` or `constant_pad_nd(x, pad, value)` fills with 0.0."""
     rest = [value for value in (*node.args[2:], *node.kwargs.values()) if value is not None]
     return all(value in (0, "constant") for value in rest)
 

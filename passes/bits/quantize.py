@@ -36,8 +36,10 @@ class Quantize(Pass):
     Attributes:
         scheme: Bits of weights and activations.
         activations: `auto` takes static scales where the predicted signal-to-noise ratio is at
-            least `static_db`, else dynamic ones; without calibration data all are dynamic.
-        observer: How the range of a static activation is chosen.
+            least `static_db` (for feature maps 12 dB less), else dynamic ones; without calibration
+            data all are dynamic.
+        observer: How the range of a static activation is chosen; `auto` is `mse` for feature maps
+            and `minmax` for other values, whose rare large elements sit in few channels.
         percentile: Percent of the values inside the range, for `observer=percentile`.
         static_db: See `activations`.
         weight_observer: How the range of a weight channel is chosen.
@@ -51,9 +53,9 @@ class Quantize(Pass):
     name: ClassVar[str] = "quantize"
     scheme: Literal["w8a8"] = "w8a8"
     activations: ActivationMode = "auto"
-    observer: ObserverName = "mse"
+    observer: ObserverName | Literal["auto"] = "auto"
     percentile: float = 99.99
-    static_db: float = 25.0
+    static_db: float = 32.0
     weight_observer: WeightObserver = "minmax"
     embeddings: bool = True
     residual: ResidualMode = "auto"
@@ -71,21 +73,23 @@ class Quantize(Pass):
         for method in program.methods:
             selection = select(program, method, ctx, wanted)
             refusals += selection.refusals
-            plan = self._planned(program, method, selection, ctx)
+            plan = plan_activations(program, method, selection.products, ctx, self._choice())
             editor = Editor(program, method, RULE)
             describe(editor.module, selection, plan, packer, layers)
             _write(editor, selection, plan, packer)
             is_changed |= editor.finish()
         return Outcome(is_changed, {"layers": layers}, tuple(refusals))
 
-    def _planned(
-        self, program: Program, method: str, selection: Selection, ctx: PassContext
-    ) -> ActivationPlan:
-        observe = observer(self.observer, self.percentile)
-        choice = Choice(self.activations, self.residual, observe, self.static_db)
-        if not selection.products:
-            return ActivationPlan((), ())
-        return plan_activations(program, method, selection.products, ctx, choice)
+    def _choice(self) -> Choice:
+        of_maps: ObserverName = "mse" if self.observer == "auto" else self.observer
+        of_rows: ObserverName = "minmax" if self.observer == "auto" else self.observer
+        return Choice(
+            self.activations,
+            self.residual,
+            observer(of_maps, self.percentile),
+            observer(of_rows, self.percentile),
+            self.static_db,
+        )
 
 
 def _write(

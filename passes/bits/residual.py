@@ -40,7 +40,7 @@ def shortcuts(graph: fx.Graph, convolutions: Collection[fx.Node]) -> list[fx.Nod
 
 
 def _producer(node: fx.Node) -> fx.Node:
-    """The node before what a convolution's kernel fuses: elementwise operators of one tensor, norms."""
+    """The node before the norms and elementwise operators of one tensor that a kernel fuses."""
     while len(node.users) == 1 and op_name(node) != CONVOLUTION:
         tensors = [one for one in node.all_input_nodes if one.op != "get_attr"]
         is_fused = kind_of(node) == Kind.ELEMENTWISE or op_name(node) == "getitem"

@@ -1,1 +1,1 @@
-"""Statistics of a program's values over calibration data, and the ranges observers read off them."""
+"""Statistics of a program's values over calibration data, and ranges read off them."""

@@ -1,7 +1,7 @@
 """Calibration data: checked, converted to tensors, fingerprinted."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ class CalibrationData:
     Args:
         program: Whose method `forward` is to run.
         data: Yields a dict of arrays or tensors by input name, or a tuple of such a dict and
-            labels, which are left out. A text in its attribute `fingerprint` stands for its
+            labels, which are left out. What its method `fingerprint()` returns stands for its
             content; without one every element is hashed.
     """
 
@@ -48,14 +48,14 @@ class CalibrationData:
     @property
     def total(self) -> int:
         """Number of batches where the data knows it, else 0."""
-        return len(self._data) if hasattr(self._data, "__len__") else 0
+        return len(self._data) if isinstance(self._data, Sized) else 0
 
     def fingerprint(self) -> str:
         """Hex digest of names, dtypes, shapes, elements and order of all batches."""
         given = getattr(self._data, "fingerprint", None)
         digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-        if isinstance(given, str):
-            digest.update(given.encode())
+        if callable(given):
+            digest.update(str(given()).encode())
             return digest.hexdigest()
         for batch in self:
             for name in sorted(batch):

@@ -32,7 +32,9 @@ class Recorder(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, layouts: dict[int, Layout]) -> None:
         super().__init__(module)
         nodes = list(module.graph.nodes)
-        self._layouts = {nodes[position]: (position, layout) for position, layout in layouts.items()}
+        self._layouts = {
+            nodes[position]: (position, layout) for position, layout in layouts.items()
+        }
         self.found: Found = {}
         self.broken: list[fx.Node] = []
 
@@ -122,7 +124,9 @@ class Collection:
         with torch.no_grad():
             outputs = recorder.run(*inputs, enable_io_processing=False)
         if recorder.broken or any(_has_nan(value) for value in outputs):
-            raise DataError(f"calibration batch {number}: {_blame(module, inputs, recorder.broken)}")
+            raise DataError(
+                f"calibration batch {number}: {_blame(module, inputs, recorder.broken)}"
+            )
         return recorder.found
 
 

@@ -1,10 +1,10 @@
 """Ranges by least Kullback-Leibler divergence, after TensorRT.
 
 S. Migacz, "8-bit Inference with TensorRT", GTC 2017: for every clipping threshold, P is the clipped
-histogram with the outliers added to its last bin, Q the same histogram, without the outliers, merged
-into as many levels as there are codes and spread evenly over the bins of a level that hold
-anything; the threshold of least KL(P || Q) wins. As in NVIDIA's calibrator the bin at 0.0, where ReLU
-piles up values that are exact anyway, takes the count of its neighbour.
+histogram with the outliers added to its last bin, Q the same histogram, without the outliers,
+merged into as many levels as there are codes and spread evenly over the bins of a level that hold
+anything; the threshold of least KL(P || Q) wins. As in NVIDIA's calibrator the bin at 0.0, where
+ReLU piles up values that are exact anyway, takes the count of its neighbour.
 
 Departures: (1) A two-sided range searches its upper end with the lower end at the minimum, then its
 lower end; outliers go to the bins at both ends. (2) Levels are placed by value on the range, which
@@ -56,7 +56,7 @@ def least_divergent(
 
 def _folded(centres: Vector, counts: Vector) -> tuple[Vector, Vector]:
     magnitudes, cells = np.unique(np.abs(centres), return_inverse=True)
-    return magnitudes, np.bincount(cells, weights=counts)
+    return magnitudes, np.asarray(np.bincount(cells, weights=counts), dtype=np.float64)
 
 
 def _best(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 2048
+SMALLEST = 2.0**-149  # float32
 GRID_BITS = 32  # the finest bin is this many powers of two below the largest magnitude
 
 Counts = NDArray[np.int64]
@@ -67,7 +68,8 @@ class Histogram:
 
     def edges(self) -> NDArray[np.float64]:
         """Edges of the bins that `used` counts: float64 [used + 1]."""
-        return (self.start + np.arange(len(self.used()) + 1)) * self.width
+        cells = self.start + np.arange(len(self.used()) + 1, dtype=np.float64)
+        return cells * np.float64(self.width)
 
     def merged(self, other: "Histogram") -> "Histogram":
         """The histogram of the values of both."""
@@ -94,7 +96,7 @@ class Histogram:
 
 def _exponent(low: float, high: float) -> int:
     """Smallest power of two at which the grid cells from `low` to `high` fit in the bins."""
-    exponent = math.frexp(max(abs(low), abs(high)))[1] - GRID_BITS
+    exponent = math.frexp(max(abs(low), abs(high), SMALLEST))[1] - GRID_BITS
     while _cell(high, exponent) - _cell(low, exponent) >= BINS:
         exponent += 1
     return exponent

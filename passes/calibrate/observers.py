@@ -56,7 +56,7 @@ def within_percentile(
     A bin is in the range as a whole or not at all. For a symmetric range the percentage counts
     magnitudes.
     """
-    outside = (100.0 - percentile) / 100.0 * histogram.total
+    outside = int((100.0 - percentile) / 100.0 * histogram.total + 1e-6)
     edges, counts = histogram.edges(), histogram.used()
     if symmetric:
         reach = np.maximum(np.abs(edges[:-1]), np.abs(edges[1:]))
@@ -95,10 +95,10 @@ def mse(histogram: Histogram, minimum: float, maximum: float, codes: int, symmet
         for coarse, steps in ((0.0, FRACTIONS), (1.0, REFINED)):
             moved = np.clip(coarse * best + steps[:, None], LEAST_FRACTION, 1.0)
             tried = np.vstack([best, np.where(moves, moved, best)])
-            ends = levels(*(tried * widest).T, codes, symmetric)
-            best = tried[np.argmin(squared_error(histogram, *ends, codes))]
-    low, high = (best * widest).tolist()
-    return low, high
+            ends = tried * widest
+            low, high = levels(ends[:, 0], ends[:, 1], codes, symmetric)
+            best = tried[np.argmin(squared_error(histogram, low, high, codes))]
+    return float(best[0] * widest[0]), float(best[1] * widest[1])
 
 
 def _with_zero(low: float, high: float, symmetric: bool) -> Range:

@@ -1,4 +1,4 @@
-"""The Statistics store: one streamed run over calibration data, kept on disk and shared by passes."""
+"""The Statistics store: one streamed run over calibration data, kept and shared by passes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -43,8 +43,8 @@ def statistics_of(
     """Statistics of values over `ctx.calibration`.
 
     They are read from `ctx.store` where a run over this program and this data left them; what is
-    missing is filled by one run, in which no activation is kept, and stored. Statistics in the store
-    are addressed by position in the graph, so they serve every program of equal fingerprint.
+    missing is filled by one run, in which no activation is kept, and stored. The store addresses
+    values by position in the graph, so it serves every program of equal fingerprint.
 
     Args:
         program: Its method `forward` is run in PyTorch.
@@ -93,7 +93,7 @@ def _found(
 
 
 def _choose_moments(nodes: dict[int, fx.Node]) -> tuple[set[int], list[Refusal]]:
-    """The inputs of linears whose second moments fit in memory together, first come first served."""
+    """The inputs of linears whose second moments fit in memory together, in graph order."""
     chosen: set[int] = set()
     refusals: list[Refusal] = []
     free = MOMENT_NBYTES

@@ -134,10 +134,18 @@ class ValueStatistics:
         """Read back what `arrays` gave."""
         exponent, start, rows, slices = arrays["whole"].tolist()
         minimum, maximum, slice_square = arrays["real"].tolist()
-        channel = (arrays[f"channel_{name}"] for name in ("max", "sum", "square"))
-        histogram = Histogram(arrays["counts"], exponent, start)
-        moment = arrays.get("moment")
-        return cls(minimum, maximum, histogram, rows, slices, slice_square, *channel, moment)
+        return cls(
+            minimum,
+            maximum,
+            Histogram(arrays["counts"], exponent, start),
+            rows,
+            slices,
+            slice_square,
+            arrays["channel_max"],
+            arrays["channel_sum"],
+            arrays["channel_square"],
+            arrays.get("moment"),
+        )
 
 
 def _blocks(value: np.ndarray, layout: Layout) -> Iterator[np.ndarray]:
@@ -161,4 +169,4 @@ def _ranges(block: np.ndarray, axis: int | None) -> Vector:
 
 def _moment(value: np.ndarray) -> NDArray[np.float64]:
     flat = value.reshape(-1, value.shape[-1])
-    return (flat.T @ flat).astype(np.float64)
+    return np.asarray(flat.T @ flat, dtype=np.float64)

@@ -30,7 +30,8 @@ LAST = torch.iinfo(torch.int64).max
 
 def canonical_call(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments a call has in canonical form."""
-    schema = node.target._schema  # type: ignore[union-attr]
+    target: Any = node.target
+    schema = target._schema
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for position, entry in enumerate(schema.arguments):
@@ -74,7 +75,8 @@ def _positive(node: fx.Node, name: str, value: Any) -> Any:
     """Dimensions counted from the end become dimensions counted from 0."""
     if name not in DIMENSIONS or value is None or not node.args:
         return value
-    first = node.args[0][0] if isinstance(node.args[0], list | tuple) else node.args[0]
+    first: Any = node.args[0]
+    first = first[0] if isinstance(first, list | tuple) else first
     if not is_tensor(first):
         return value
     count = max(rank(first) + (node.target in GROWS), 1)
@@ -127,8 +129,8 @@ def _spelled(args: Any, kwargs: Any) -> str:
 
 def _canonicalize(node: fx.Node, editor: Editor) -> None:
     args, kwargs = canonical_call(node)
-    new = editor.call(node, node.target, *args, before=node, **kwargs)  # type: ignore[arg-type]
-    editor.replace(node, new)
+    target: Any = node.target
+    editor.replace(node, editor.call(node, target, *args, before=node, **kwargs))
 
 
 RULES = (NodeRule("canonical-arguments", _is_not_canonical, _canonicalize),)

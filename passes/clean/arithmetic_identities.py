@@ -85,7 +85,7 @@ def _chosen(node: fx.Node) -> Any:
     else:
         return None
     known = bounds(condition)
-    chosen = if_true if known == TRUE else if_false if known == FALSE else None
+    chosen: Any = if_true if known == TRUE else if_false if known == FALSE else None
     is_usable = chosen is not None and are_expressible(sizes(node), node)
     is_usable = is_usable and (not is_tensor(chosen) or dtype(chosen) == dtype(node))
     return chosen if is_usable else None
@@ -101,7 +101,8 @@ def _replace_by(find: Callable[[fx.Node], Any]) -> Callable[[fx.Node, Editor], N
 def filled(editor: Editor, node: fx.Node, value: Any) -> fx.Node:
     """A tensor or number, brought to the shape and dtype of a node."""
     if is_tensor(value) and sizes(value) == sizes(node):
-        return value  # type: ignore[no-any-return]
+        same: fx.Node = value
+        return same
     shape = size_arguments(editor, node, sizes(node))
     if is_tensor(value):
         return editor.call(node, aten.expand.default, value, shape, before=node)

@@ -92,8 +92,8 @@ def _weight_bounds(node: fx.Node) -> Bounds:
 def _compare(node: fx.Node, depth: int) -> Bounds:
     """Decide a comparison from the bounds of the difference of its operands."""
     low, high = _gap(node.args[0], node.args[1], depth)
-    decide = COMPARISONS[node.target]
-    return decide(low, high)  # type: ignore[no-any-return, operator]
+    decided: Bounds = COMPARISONS[node.target](low, high)
+    return decided
 
 
 def _gap(first: Any, second: Any, depth: int) -> Bounds:

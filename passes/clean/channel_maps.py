@@ -51,8 +51,8 @@ def channel_dimension(producer: fx.Node) -> int:
 def norm_of(node: fx.Node) -> fx.Node | None:
     """The batch norm in evaluation mode whose output a node is."""
     if is_call(node, operator.getitem) and node.args[1] == 0:
-        source = node.args[0]
-        return source if is_call(source, NORMS[0]) else None  # type: ignore[return-value]
+        source: Any = node.args[0]
+        return source if is_call(source, NORMS[0]) else None
     is_evaluated = is_call(node, NORMS[1]) and not node.args[5]
     return node if is_evaluated else None
 
@@ -79,13 +79,13 @@ def mapped_producer(node: fx.Node) -> tuple[fx.Node, Any] | None:
     if not is_call(node, *SCALES, *SHIFTS) or node.kwargs.get("alpha", 1) != 1:
         return None
     first, second = node.args[:2]
-    pairs = [(first, second)]
+    pairs: list[tuple[Any, Any]] = [(first, second)]
     if is_call(node, aten.mul.Tensor, aten.add.Tensor):
         pairs.append((second, first))
     for x, constant in pairs:
         is_known = is_number(constant) or tensor_of(constant) is not None
-        if is_call(x, *PRODUCERS) and is_known and dtype(x).is_floating_point:  # type: ignore[arg-type]
-            return x, constant  # type: ignore[return-value]
+        if is_call(x, *PRODUCERS) and is_known and dtype(x).is_floating_point:
+            return x, constant
     return None
 
 

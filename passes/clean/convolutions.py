@@ -38,8 +38,9 @@ def _specialise(node: fx.Node, editor: Editor) -> None:
 
 def _surplus(node: fx.Node) -> list[int]:
     """How far the filter of each spatial dimension reaches beyond one pixel."""
-    kernel, dilation = sizes(node.args[1])[2:], node.args[5]  # type: ignore[arg-type]
-    return [step * (width - 1) for step, width in zip(dilation, kernel, strict=True)]  # type: ignore[arg-type]
+    weight: Any = node.args[1]
+    dilation: Any = node.args[5]
+    return [step * (width - 1) for step, width in zip(dilation, sizes(weight)[2:], strict=True)]
 
 
 def _is_named(node: fx.Node) -> bool:
@@ -66,8 +67,8 @@ def _is_constant_padding(node: fx.Node) -> bool:
 
 def _unify_padding(node: fx.Node, editor: Editor) -> None:
     x, widths, _, value = node.args
-    number = 0 if value is None else value
-    number = float(number) if dtype(node).is_floating_point else number  # type: ignore[arg-type]
+    number: Any = 0 if value is None else value
+    number = float(number) if dtype(node).is_floating_point else number
     new = editor.call(node, aten.constant_pad_nd.default, x, widths, number, before=node)
     editor.replace(node, new)
 
@@ -81,10 +82,11 @@ def _has_zero_padding(node: fx.Node) -> bool:
 
 def _cannot_absorb(node: fx.Node, program: Program) -> str | None:
     pad: Any = node.args[0]
+    own: Any = node.args[4]
     widths = pad.args[1]
     if not has_one_user(pad):
         return "the padded input has other users"
-    if len(widths) != 2 * len(node.args[4]):  # type: ignore[arg-type]
+    if len(widths) != 2 * len(own):
         return "the padding reaches beyond the spatial dimensions"
     if not all(isinstance(width, int) and width >= 0 for width in widths):
         return "the padding is negative or not a number"
@@ -99,7 +101,8 @@ def _absorb_padding(node: fx.Node, editor: Editor) -> None:
     before: Any = node.args[4]
     padding = [width + more for width, more in zip(before, extra, strict=True)]
     args = (pad.args[0], *node.args[1:4], padding, *node.args[5:])
-    editor.replace(node, editor.call(node, node.target, *args, before=node))  # type: ignore[arg-type]
+    target: Any = node.target
+    editor.replace(node, editor.call(node, target, *args, before=node))
 
 
 RULES = (

@@ -75,8 +75,7 @@ class FoldConstants(Pass):
         if nbytes <= self.max_bytes:
             return ""
         weights = [entry for entry in _below(node) if entry.op == "get_attr"]
-        lost = [weight for weight in weights if weight.users.keys() <= constants.keys()]
-        replaced = sum(map(_nbytes, lost))
+        replaced = sum(_nbytes(weight) for weight in weights if _is_lost(weight, constants))
         growth = 1 if any(dtype(weight) in CODES for weight in weights) else GROWTH
         if nbytes <= growth * replaced:
             return ""
@@ -105,6 +104,12 @@ def _is_foldable(node: fx.Node) -> bool:
 
 def _is_read_outside(node: fx.Node, constants: dict[fx.Node, None]) -> bool:
     return is_tensor(node) and any(user not in constants for user in node.users)
+
+
+def _is_lost(weight: fx.Node, constants: dict[fx.Node, None]) -> bool:
+    """Whether nobody reads a weight any more once all constants are folded."""
+    readers = weight.graph.find_nodes(op="get_attr", target=weight.target)
+    return all(reader.users.keys() <= constants.keys() for reader in readers)
 
 
 def _below(node: fx.Node) -> dict[fx.Node, None]:

@@ -120,10 +120,11 @@ def _expand(node: fx.Node, depth: int) -> Affine | None:
 
 
 def _permute(node: fx.Node, depth: int) -> Affine | None:
-    found, order = affine(node.args[0], depth), node.args[1]
-    if found is None or not isinstance(order, list | tuple):
+    found = affine(node.args[0], depth)
+    order: Any = node.args[1]
+    if found is None:
         return None
-    return Affine(found.base, tuple(found.steps[position] for position in order))  # type: ignore[index]
+    return Affine(found.base, tuple(found.steps[position] for position in order))
 
 
 def _slice(node: fx.Node, depth: int) -> Affine | None:
@@ -174,7 +175,8 @@ def _cast(node: fx.Node, depth: int) -> Affine | None:
 def _index(node: fx.Node, depth: int) -> Affine | None:
     """Picking from an affine tensor: put each index into its affine function."""
     found = affine(node.args[0], depth)
-    indices = [affine(index, depth) for index in node.args[1]]  # type: ignore[union-attr]
+    picked: Any = node.args[1]
+    indices = [affine(index, depth) for index in picked]
     if found is None or len(indices) != len(found.steps):
         return None
     result = Affine(found.base, (0,) * rank(node))

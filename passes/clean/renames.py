@@ -7,7 +7,16 @@ import torch
 from torch import fx
 
 from effc.ir.edit import Editor
-from effc.passes.clean.matching import NodeRule, aten, dtype, is_call, is_number, rank, sizes
+from effc.passes.clean.matching import (
+    NodeRule,
+    aten,
+    dtype,
+    has_one_user,
+    is_call,
+    is_number,
+    rank,
+    sizes,
+)
 from effc.passes.clean.sizes import are_expressible, size_arguments
 
 SAME_ARGUMENTS: dict[Any, Any] = {
@@ -18,11 +27,11 @@ SAME_ARGUMENTS: dict[Any, Any] = {
     aten.true_divide.Tensor: aten.div.Tensor,
     aten._unsafe_index.Tensor: aten.index.Tensor,
 }
-SOFTMAXES = {
+SOFTMAXES: dict[Any, Any] = {
     aten._softmax.default: aten.softmax.int,
     aten._log_softmax.default: aten.log_softmax.int,
 }
-FIRST_OF_SEVERAL = {
+FIRST_OF_SEVERAL: dict[Any, Any] = {
     aten.max_pool2d_with_indices.default: (aten.max_pool2d.default, (0, 1, 2, 3, 4, 5)),
     aten.native_layer_norm.default: (aten.layer_norm.default, (0, 1, 2, 3, 4)),
     aten.native_group_norm.default: (aten.group_norm.default, (0, 6, 1, 2, 7)),
@@ -48,10 +57,10 @@ def _rename(node: fx.Node, editor: Editor) -> None:
 
 def _transpose(node: fx.Node, editor: Editor) -> None:
     order = list(range(rank(node)))
-    first, second = (0, 1) if is_call(node, aten.t.default) else node.args[1:]
+    source, *dims = node.args
+    first, second = map(int, dims or (0, 1))  # type: ignore[arg-type]
     if order:
-        order[first], order[second] = order[second], order[first]  # type: ignore[index]
-    source = node.args[0]
+        order[first], order[second] = order[second], order[first]
     editor.replace(node, editor.call(node, aten.permute.default, source, order, before=node))
 
 
@@ -63,21 +72,20 @@ def _subtract(node: fx.Node, editor: Editor) -> None:
 def _clamps_both_ways(node: fx.Node) -> bool:
     if is_call(node, aten.relu6.default):
         return True
-    is_clamp = is_call(node, aten.clamp.default, aten.hardtanh.default) and len(node.args) == 3
-    if not is_clamp or not all(map(is_number, node.args[1:])) or not dtype(node).is_floating_point:
+    if not is_call(node, aten.clamp.default, aten.hardtanh.default) or len(node.args) != 3:
         return False
-    is_done = is_call(node, aten.hardtanh.default) and all(
-        isinstance(bound, float) for bound in node.args[1:]
-    )
-    return not is_done and dtype(node.args[0]) == dtype(node)  # type: ignore[arg-type]
+    x, *limits = node.args
+    if not all(map(is_number, limits)) or not dtype(node).is_floating_point:
+        return False
+    has_floats = all(isinstance(limit, float) for limit in limits)
+    is_done = is_call(node, aten.hardtanh.default) and has_floats
+    return not is_done and isinstance(x, fx.Node) and dtype(x) == dtype(node)
 
 
 def _clamp(node: fx.Node, editor: Editor) -> None:
-    low, high = (0, 6) if is_call(node, aten.relu6.default) else node.args[1:]
-    bounds = (float(low), float(high))  # type: ignore[arg-type]
-    editor.replace(
-        node, editor.call(node, aten.hardtanh.default, node.args[0], *bounds, before=node)
-    )
+    x, *limits = node.args
+    numbers = map(float, limits or (0, 6))  # type: ignore[arg-type]
+    editor.replace(node, editor.call(node, aten.hardtanh.default, x, *numbers, before=node))
 
 
 def _is_softmax(node: fx.Node) -> bool:
@@ -92,8 +100,8 @@ def _softmax(node: fx.Node, editor: Editor) -> None:
 def _is_only_result(node: fx.Node) -> bool:
     if not is_call(node, operator.getitem) or node.args[1] != 0:
         return False
-    source = node.args[0]
-    return is_call(source, *FIRST_OF_SEVERAL) and len(source.users) == 1  # type: ignore[union-attr]
+    source: Any = node.args[0]
+    return is_call(source, *FIRST_OF_SEVERAL) and has_one_user(source)
 
 
 def _keep_first(node: fx.Node, editor: Editor) -> None:

@@ -54,6 +54,7 @@ def _argument(editor: Editor, node: fx.Node, wanted: Size) -> Any:
 def _source(wanted: sympy.Expr, node: fx.Node) -> fx.Node | tuple[fx.Node, int] | None:
     """What computes a size before a node: a node, or a tensor and its dimension."""
     dimension: tuple[fx.Node, int] | None = None
+    earlier: fx.Node
     for earlier in node.graph.nodes:
         if earlier is node:
             break

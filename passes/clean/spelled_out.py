@@ -133,7 +133,7 @@ def _narrow_norm(node: fx.Node, editor: Editor) -> None:
     editor.replace(node, editor.call(node, aten.rms_norm.default, *args, before=node))
 
 
-def _gated(node: fx.Node) -> fx.Node | None:
+def _gated(node: fx.Node) -> Any:
     """The x of `x * sigmoid(x)`."""
     for x, gate in _operands(node):
         if is_call(gate, aten.sigmoid.default) and gate.args[0] is x and dtype(x) == dtype(node):

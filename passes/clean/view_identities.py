@@ -32,29 +32,31 @@ POOLS = (aten.avg_pool2d.default, aten.max_pool2d.default)
 
 def _unchanged(node: fx.Node) -> fx.Node | None:
     """The input of a call that gives it back."""
-    source = node.args[0] if node.args else None
+    source: Any = node.args[0] if node.args else None
     if node.op != "call_function" or not is_tensor(node):
         return None
     if is_call(node, aten.cat.default):
-        return source[0] if len(source) == 1 else None  # type: ignore[index, arg-type, return-value]
-    if not isinstance(source, fx.Node) or not is_tensor(source) or not is_same_type(node, source):
+        return source[0] if len(source) == 1 else None
+    if not is_tensor(source) or not is_same_type(node, source) or not _does_nothing(node):
         return None
-    return source if _does_nothing(node) else None
+    unchanged: fx.Node = source
+    return unchanged
 
 
 def _does_nothing(node: fx.Node) -> bool:
     """Whether a call whose result has the type of its input gives its input."""
-    settings: Any = node.args[1] if len(node.args) > 1 else None
+    args: Any = node.args
+    settings = args[1] if len(args) > 1 else None
     if is_call(node, *KEEP_WHERE_SHAPE_STAYS):
         return True
     if is_call(node, aten.permute.default):
         return list(settings) == list(range(rank(node)))
     if is_call(node, aten.slice.Tensor):
-        return len(node.args) == 5 and node.args[4] == 1
+        return len(args) == 5 and bool(args[4] == 1)
     if is_call(node, aten.constant_pad_nd.default, aten.roll.default):
         return all(isinstance(width, int) and width == 0 for width in settings)
     if is_call(node, *POOLS):
-        return len(node.args) > 3 and node.args[1] == [1, 1] and node.args[2:4] == ([1, 1], [0, 0])
+        return list(args[1:4]) == [[1, 1], [1, 1], [0, 0]]
     return is_call(node, aten.flip.default) and not settings
 
 
@@ -108,7 +110,7 @@ def _is_second_expansion(node: fx.Node) -> bool:
 
 def _merge_expansions(node: fx.Node, editor: Editor) -> None:
     inner: Any = node.args[0]
-    shape: Any = list(node.args[1])  # type: ignore[arg-type]
+    shape: Any = node.args[1]
     ahead = len(shape) - len(inner.args[1])
     merged = [
         inner.args[1][position - ahead] if position >= ahead and size == -1 else size

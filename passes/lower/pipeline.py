@@ -1,3 +1,4 @@
-"""The pipeline that turns a program into regions a backend makes kernels of."""
+"""The pipelines that turn a program into regions a backend makes kernels of."""
 
-LOWER = "lower-integer,decompose-rows,share-common,fold-constants,remove-dead,fuse-regions"
+SPELL_OUT = "lower-integer,decompose-rows,share-common,fold-constants,remove-dead"
+FUSE = "fuse-regions"

@@ -108,7 +108,7 @@ def test_calibration_is_from_the_training_files():
 
 def test_training_resumed_equals_training_in_one_go(tmp_path):
     config = Config(hidden=16, layers=1, heads=2, key_heads=1, feed_forward=16, context=32)
-    schedule = train_language_model.Schedule(4, 2, 16, 32, batch=2)
+    schedule = train_language_model.Schedule(4, 2, 16, 32, batch_bytes=64)
     text = corpus.split(held_out=True).text
     whole = train_language_model.begin(config, schedule)
     train_language_model.train(whole, schedule, text, tmp_path / "whole")

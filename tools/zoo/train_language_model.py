@@ -37,17 +37,17 @@ class Schedule:
         long_steps: further steps on windows of `long_length` bytes, for the whole context.
         short_length: bytes predicted in a short window.
         long_length: bytes predicted in a long window.
-        batch: windows in a step.
+        batch_bytes: bytes predicted in a step; a multiple of both lengths.
         rate: highest learning rate of AdamW.
         decay: weight decay.
         warmup: share of the steps in which the rate rises.
     """
 
-    short_steps: int = 9000
-    long_steps: int = 1500
+    short_steps: int = 6000
+    long_steps: int = 4500
     short_length: int = 256
     long_length: int = 512
-    batch: int = 8
+    batch_bytes: int = 2048
     rate: float = 1.5e-3
     decay: float = 0.1
     warmup: float = 0.02
@@ -60,13 +60,13 @@ class Schedule:
     @property
     def trained_bytes(self) -> int:
         """Number of bytes predicted in training."""
-        short = self.short_steps * self.short_length
-        return self.batch * (short + self.long_steps * self.long_length)
+        return self.steps * self.batch_bytes
 
     def windows(self, text: NDArray[np.uint8], step: int) -> Tensor:
         """The windows of a step, int64 [batch, length + 1]."""
         length = self.short_length if step < self.short_steps else self.long_length
-        return torch.from_numpy(corpus.windows(text, step * self.batch, self.batch, length + 1))
+        batch = self.batch_bytes // length
+        return torch.from_numpy(corpus.windows(text, step * batch, batch, length + 1))
 
 
 @dataclass

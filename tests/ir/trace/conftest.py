@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 Edit = Callable[[dict[str, Any]], None]
 
 
-@pytest.fixture()
+@pytest.fixture
 def samples(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module `sample_models`, which lies in the current folder as a user's would."""
     monkeypatch.chdir(HERE)
@@ -48,7 +48,7 @@ def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def rewrite(saved_model: Path, tmp_path: Path) -> Callable[..., Path]:
     """Write a changed copy of the saved model."""
 

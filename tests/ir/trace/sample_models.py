@@ -31,7 +31,7 @@ class Decomposition(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         left, values, right = torch.linalg.svd(x, full_matrices=False)
-        return torch.special.airy_ai(left @ torch.diag(values) @ right)
+        return torch.special.airy_ai((left * values) @ right)
 
 
 def net() -> Net:

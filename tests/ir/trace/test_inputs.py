@@ -38,15 +38,21 @@ def test_a_range_of_one_size_is_a_number() -> None:
 
 
 def test_scalars_and_spaces() -> None:
-    assert parse_inputs([" scale : f32[]".replace(" :", ":").replace(": ", ":")]).specs == (
-        TensorSpec("scale", torch.float32, ()),
-    )
+    assert parse_inputs([" scale:f32[]"]).specs == (TensorSpec("scale", torch.float32, ()),)
+    assert parse_inputs(["x:f32[ n = 1..8 , 4]".replace(" = ", "=")]).specs[0].shape[1] == 4
 
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("f32", torch.float32), ("float32", torch.float32), ("i32", torch.int32), ("bool", torch.bool)]
-    + [("bfloat16", torch.bfloat16), ("f16", torch.float16), ("u8", torch.uint8)],
+    [
+        ("f32", torch.float32),
+        ("float32", torch.float32),
+        ("i32", torch.int32),
+        ("bool", torch.bool),
+        ("bfloat16", torch.bfloat16),
+        ("f16", torch.float16),
+        ("u8", torch.uint8),
+    ],
 )
 def test_short_and_long_dtypes(name: str, dtype: torch.dtype) -> None:
     assert parse_inputs([f"x:{name}[1]"]).specs[0].dtype == dtype
@@ -88,7 +94,13 @@ def test_an_input_given_twice() -> None:
 def test_example_sizes_lie_in_their_ranges_and_differ() -> None:
     symbols = {
         name: Symbol(name, low, high)
-        for name, low, high in (("a", 1, 8), ("b", 1, 512), ("c", 1, 4), ("d", 32, 512), ("e", 1, 9))
+        for name, low, high in (
+            ("a", 1, 8),
+            ("b", 1, 512),
+            ("c", 1, 4),
+            ("d", 32, 512),
+            ("e", 1, 9),
+        )
     }
     sizes = example_sizes(symbols)
     assert sizes == {"a": 2, "b": 8, "c": 4, "d": 64, "e": 9}

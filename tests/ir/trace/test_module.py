@@ -87,7 +87,9 @@ def reason(model: nn.Module, *texts: str) -> str:
 def test_symbols_carry_the_users_names_and_ranges() -> None:
     program = open_model(Add(), inputs=[TEXT, "y:f32[batch,sequence]"])
     verify(program)
-    expected = "(x: f32[batch, sequence], y: f32[batch, sequence]) -> (output: f32[batch, sequence])"
+    expected = (
+        "(x: f32[batch, sequence], y: f32[batch, sequence]) -> (output: f32[batch, sequence])"
+    )
     assert str(program.signature) == expected
     symbols = [str(symbol) for symbol in program.symbols.values()]
     assert symbols == ["batch=1..8", "sequence=1..128"]

@@ -1,6 +1,5 @@
 """The clean pipeline on real architectures: same outputs, canonical form, nothing left to do."""
 
-from collections import Counter
 from collections.abc import Callable
 from functools import cache
 
@@ -10,7 +9,14 @@ import torch
 from effc.ir.opspec import op_name
 from effc.ir.program import Program
 from effc.ir.provenance import source
-from effc.ir.testing import EXACT, ROUNDING, Tolerance, assert_same_outputs, random_inputs
+from effc.ir.testing import (
+    EXACT,
+    ROUNDING,
+    Tolerance,
+    assert_same_outputs,
+    operators,
+    random_inputs,
+)
 from effc.ir.verify import unknown_operators
 from effc.passes.clean.pipeline import CLEAN
 from effc.passes.manager import PassManager
@@ -33,12 +39,6 @@ Reports = Callable[[str], PipelineReport]
 @pytest.fixture(scope="module")
 def report(model: Models) -> Reports:
     return cache(lambda name: PassManager.parse(CLEAN).run(model(name)))
-
-
-def operators(program: Program) -> Counter[str]:
-    return Counter(
-        op_name(node) for node in program.forward.graph.nodes if node.op == "call_function"
-    )
 
 
 @pytest.mark.parametrize(("name", "tolerance"), TOLERANCES.items())

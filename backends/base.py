@@ -1,0 +1,76 @@
+"""What a backend is: it builds a program for a target and opens what it built."""
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from effc.ir.errors import TargetError, Unsupported
+from effc.ir.program import Program
+from effc.ir.target import Target
+from effc.passes.report import PassRow
+
+BACKENDS = {
+    "tvm_cpu": "effc.backends.tvm_cpu.backend:CpuBackend",
+    "eager": "effc.backends.eager.backend:EagerBackend",
+}
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a backend made.
+
+    Attributes:
+        rows: The passes of its lowering pipeline.
+        kernels: One entry per kernel, JSON-able: family, source, multiply-adds.
+        memory: What is known of its memory before it runs, JSON-able.
+    """
+
+    rows: tuple[PassRow, ...] = ()
+    kernels: list[dict[str, Any]] = field(default_factory=list)
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+class Session(Protocol):
+    """An opened build, ready to run."""
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once on checked inputs."""
+
+    def profile(self, inputs: dict[str, np.ndarray]) -> list[tuple[str, float]]:
+        """Seconds per step of one run, with the step's name."""
+
+    @property
+    def memory_nbytes(self) -> int:
+        """Bytes of weights and working memory of the last run."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Backend(Protocol):
+    """One device family."""
+
+    def unsupported(self, program: Program, target: Target) -> list[Unsupported]:
+        """Every operator the backend has no kernel for."""
+
+    def build(self, program: Program, target: Target, folder: Path) -> Built:
+        """Build into an existing folder."""
+
+    def open(self, folder: Path, manifest: Any, threads: int) -> Session:
+        """Open what `build` made."""
+
+
+def backend_of(name: str) -> Backend:
+    """The backend of a name.
+
+    Raises:
+        TargetError: If there is none.
+    """
+    if name not in BACKENDS:
+        raise TargetError(f"unknown backend {name!r}; there are: {', '.join(BACKENDS)}")
+    module, _, attribute = BACKENDS[name].partition(":")
+    backend: Backend = getattr(importlib.import_module(module), attribute)()
+    return backend

@@ -1,0 +1,66 @@
+"""The eager backend: the program itself in PyTorch, as the reference and for targets to come."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from effc.backends.artifact import Manifest
+from effc.backends.base import Built
+from effc.ir.errors import Unsupported
+from effc.ir.program import Program
+from effc.ir.target import Target
+
+MODEL = "model.pt2"
+
+
+class EagerBackend:
+    """Saves a program as `.pt2` and runs it in PyTorch."""
+
+    def unsupported(self, program: Program, target: Target) -> list[Unsupported]:
+        """Nothing: PyTorch traced it, PyTorch runs it."""
+        return []
+
+    def build(self, program: Program, target: Target, folder: Path) -> Built:
+        """Write `model.pt2`."""
+        from effc.ir.export.pt2 import save_program
+
+        save_program(program, folder / MODEL)
+        return Built()
+
+    def open(self, folder: Path, manifest: Manifest, threads: int) -> "EagerSession":
+        """Load `model.pt2`."""
+        return EagerSession(folder / MODEL)
+
+
+class EagerSession:
+    """Runs a program in PyTorch.
+
+    Args:
+        path: The `.pt2` file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from effc.ir.trace import open_model
+
+        self._program = open_model(path)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once on checked inputs."""
+        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+        return {name: value.numpy() for name, value in self._program.run(tensors).items()}
+
+    def profile(self, inputs: dict[str, np.ndarray]) -> list[tuple[str, float]]:
+        """Seconds of one run as a whole; PyTorch's operators are not told apart."""
+        started = time.perf_counter()
+        self.run(inputs)
+        return [("eager forward", time.perf_counter() - started)]
+
+    @property
+    def memory_nbytes(self) -> int:
+        """Bytes of weights."""
+        return self._program.weight_nbytes
+
+    def close(self) -> None:
+        """Nothing to free."""

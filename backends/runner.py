@@ -1,0 +1,122 @@
+"""Running an artifact from Python: arrays or tensors in, the same kind out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from effc.backends.artifact import Manifest, read_manifest
+from effc.backends.base import Session, backend_of
+from effc.ir.errors import InputError
+from effc.ir.program import bind_sizes
+from effc.ir.symbols import evaluate
+
+
+class Model:
+    """A loaded artifact. Call it with inputs by position or name.
+
+    Args:
+        folder: The artifact.
+        threads: How many threads to use; 0 for what it was built for.
+        check: Whether to compare every file with its digest first.
+
+    Raises:
+        ArtifactError: If the artifact is damaged or was built for another machine.
+    """
+
+    def __init__(self, folder: str | Path, threads: int = 0, check: bool = True) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = read_manifest(self.folder, check)
+        self.signature = self.manifest.signature
+        self._symbols = self.manifest.ranges
+        backend = backend_of(self.manifest.backend)
+        self.session: Session = backend.open(self.folder, self.manifest, threads)
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Run the model.
+
+        Args:
+            arguments: Inputs in order: numpy arrays, torch tensors, or anything with DLPack.
+            named: Inputs by name.
+
+        Returns:
+            One array for a model with one output, else a dict by output name; torch tensors if the
+            inputs were torch tensors.
+
+        Raises:
+            InputError: If a name, dtype or shape does not fit.
+        """
+        inputs = self._by_name(arguments, named)
+        wants_torch = any(isinstance(value, torch.Tensor) for value in inputs.values())
+        outputs = self.run({name: as_array(name, value) for name, value in inputs.items()})
+        results: dict[str, Any] = dict(outputs)
+        if wants_torch:
+            results = {name: torch.from_numpy(value) for name, value in outputs.items()}
+        return next(iter(results.values())) if len(results) == 1 else results
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run on arrays by name; return arrays by name.
+
+        Raises:
+            InputError: If a name, dtype or shape does not fit.
+        """
+        self.sizes(inputs)
+        return self.session.run(inputs)
+
+    def sizes(self, inputs: dict[str, np.ndarray]) -> dict[str, int]:
+        """Check inputs and read off the symbolic sizes.
+
+        Raises:
+            InputError: If a name, dtype or shape does not fit.
+        """
+        return bind_sizes(self.signature, self._symbols, inputs)
+
+    @property
+    def memory_nbytes(self) -> int:
+        """Bytes of weights and working memory of the last run."""
+        return self.session.memory_nbytes
+
+    def close(self) -> None:
+        """Stop the threads and free the memory."""
+        self.session.close()
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def _by_name(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        names = [spec.name for spec in self.signature.inputs]
+        if len(arguments) > len(names):
+            raise InputError(f"{len(arguments)} inputs given; the model takes {', '.join(names)}")
+        positional = dict(zip(names, arguments, strict=False))
+        if repeated := positional.keys() & named.keys():
+            raise InputError(f"input {sorted(repeated)[0]} given twice")
+        return {**positional, **named}
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """A numpy view of an array-like input.
+
+    Raises:
+        InputError: If it is neither an array nor offers DLPack.
+    """
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    if hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    raise InputError(f"input {name} is a {type(value).__name__}, expected an array or tensor")
+
+
+def output_arrays(manifest: Manifest, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """Empty arrays for every output, given the symbolic sizes."""
+    return {
+        spec.name: np.empty(
+            [evaluate(size, sizes) for size in spec.shape], str(spec.dtype).removeprefix("torch.")
+        )
+        for spec in manifest.signature.outputs
+    }

@@ -1,0 +1,27 @@
+"""The CPU backend: LLVM kernels and a C driver in one shared library."""
+
+from pathlib import Path
+
+from effc.backends.artifact import Manifest
+from effc.backends.base import Built
+from effc.backends.tvm_cpu.build import build, unsupported
+from effc.backends.tvm_cpu.session import CpuSession
+from effc.ir.errors import Unsupported
+from effc.ir.program import Program
+from effc.ir.target import Target
+
+
+class CpuBackend:
+    """Builds for x86-64."""
+
+    def unsupported(self, program: Program, target: Target) -> list[Unsupported]:
+        """Every operator there is no kernel for."""
+        return unsupported(program, target)
+
+    def build(self, program: Program, target: Target, folder: Path) -> Built:
+        """Write `model.so`, `weights.safetensors` and `effc.h`."""
+        return build(program, target, folder)
+
+    def open(self, folder: Path, manifest: Manifest, threads: int) -> CpuSession:
+        """Load the library."""
+        return CpuSession(folder, manifest, threads)

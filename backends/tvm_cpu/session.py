@@ -1,0 +1,61 @@
+"""A loaded CPU artifact."""
+
+from pathlib import Path
+
+import numpy as np
+
+from effc.backends.artifact import Manifest
+from effc.backends.runner import output_arrays
+from effc.backends.tvm_cpu.library import Library
+from effc.ir.program import bind_sizes
+
+LIBRARY, WEIGHTS = "model.so", "weights.safetensors"
+
+
+class CpuSession:
+    """Runs `model.so`.
+
+    Args:
+        folder: The artifact.
+        manifest: Its description.
+        threads: How many threads to use; 0 for what it was built for.
+
+    Raises:
+        ArtifactError: If it cannot be loaded here.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+        self._manifest, self._signature = manifest, manifest.signature
+        self._ranges = manifest.ranges
+        self._weight_nbytes = manifest.files[WEIGHTS].nbytes
+        self._library = Library(folder / LIBRARY, folder / WEIGHTS, threads)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once on checked inputs."""
+        return self._run(inputs, None)
+
+    def profile(self, inputs: dict[str, np.ndarray]) -> list[tuple[str, float]]:
+        """Seconds per step of one run, with the step's name."""
+        names = self._library.step_names
+        seconds = np.zeros(len(names))
+        self._run(inputs, seconds)
+        return list(zip(names, seconds.tolist(), strict=True))
+
+    @property
+    def memory_nbytes(self) -> int:
+        """Bytes of weights and working memory of the last run."""
+        return self._weight_nbytes + self._library.memory_nbytes
+
+    def close(self) -> None:
+        """Stop the threads and free the memory."""
+        self._library.close()
+
+    def _run(
+        self, inputs: dict[str, np.ndarray], seconds: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        sizes = bind_sizes(self._signature, self._ranges, inputs)
+        outputs = output_arrays(self._manifest, sizes)
+        arrays = [np.ascontiguousarray(inputs[spec.name]) for spec in self._signature.inputs]
+        values = [sizes[name] for name in self._ranges]
+        self._library.run(arrays, list(outputs.values()), values, seconds)
+        return outputs

@@ -1,0 +1,116 @@
+"""One built form of a program: its folder, its loaded model, and what was measured of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from effc.backends.artifact import MANIFEST, folder_nbytes, manifest_of
+from effc.backends.base import Built, backend_of
+from effc.backends.measure import Latency
+from effc.backends.runner import Model
+from effc.ir.errors import MismatchError
+from effc.ir.program import Program
+from effc.ir.target import Target
+from effc.passes.instruments import sqnr
+from effc.version import __version__
+
+FLOAT_DB = 60.0
+MARGIN_DB = 6.0
+
+
+@dataclass
+class Candidate:
+    """A program built into a folder.
+
+    Attributes:
+        name: What to call it in messages and tables.
+        program: What was built.
+        folder: Where it lies.
+        model: The loaded build.
+        built: The backend's notes.
+        passes: Report rows of the passes that made the program.
+        check: Per output, how close the build is to the program.
+        quality: Task quality, once evaluated.
+        latency: Once measured.
+    """
+
+    name: str
+    program: Program
+    folder: Path
+    model: Model
+    built: Built
+    passes: list[dict[str, Any]] = field(default_factory=list)
+    check: dict[str, dict[str, float]] = field(default_factory=dict)
+    quality: float | None = None
+    latency: Latency | None = None
+
+    @property
+    def size_nbytes(self) -> int:
+        """Bytes of what must be shipped."""
+        return folder_nbytes(self.folder)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the report keeps."""
+        return {
+            "size_nbytes": self.size_nbytes,
+            "memory_nbytes": self.model.memory_nbytes,
+            "quality": self.quality,
+            "latency": self.latency.to_json() if self.latency else None,
+            "check": self.check,
+        }
+
+
+def build_candidate(
+    name: str, program: Program, target: Target, folder: Path, passes: list[dict[str, Any]]
+) -> Candidate:
+    """Build a program into an existing folder and load it.
+
+    Raises:
+        UnsupportedError: Listing every operator the backend has no kernel for.
+        BuildError: If the build fails.
+    """
+    backend = backend_of(target.backend)
+    built = backend.build(program, target, folder)
+    manifest = manifest_of(program, target, folder, __version__)
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    model = Model(folder, threads=target.cores, check=False)
+    return Candidate(name, program, folder, model, built, passes)
+
+
+def check_outputs(
+    candidate: Candidate, inputs: dict[str, np.ndarray], original: Program | None
+) -> None:
+    """Compare a build with its program, and record how close it is.
+
+    Float programs must agree to 60 dB. In quantized ones a difference in the last bit can move a
+    value to the next code and grow from there, so the error may be as large as what quantization
+    itself made of the original program, and 6 dB more.
+
+    Args:
+        candidate: What to check.
+        inputs: Sample inputs.
+        original: The program before compression, or None if nothing was compressed.
+
+    Raises:
+        MismatchError: Naming the output and how far off it is.
+    """
+    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
+    expected, found = candidate.program.run(tensors), candidate.model.run(inputs)
+    reference = original.run(tensors) if original is not None else None
+    for name, value in expected.items():
+        result = torch.from_numpy(found[name])
+        agreement = sqnr(value, result)
+        floor = FLOAT_DB
+        if reference is not None:
+            floor = min(floor, sqnr(reference[name], value) - MARGIN_DB)
+        difference = float((value.double() - result.double()).abs().nan_to_num().max())
+        candidate.check[name] = {"sqnr_db": agreement, "required_db": floor, "max": difference}
+        same_holes = torch.equal(value.isfinite(), result.isfinite())
+        if not same_holes or not (agreement >= floor or difference == 0):
+            raise MismatchError(
+                f"{candidate.name}: output {name} differs from the program: {agreement:.1f} dB, "
+                f"at least {floor:.1f} dB expected"
+            )

@@ -1,0 +1,46 @@
+"""`effc bench`: latency, memory and size side by side in one run."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from effc.commands import options as shared
+
+
+def command(
+    out: shared.Out,
+    against: Annotated[
+        str | None, typer.Option("--against", help="A MODEL to measure beside it, in PyTorch.")
+    ] = None,
+    peers: Annotated[
+        str, typer.Option("--peers", help="Comma-separated: onnxruntime, openvino, torch.")
+    ] = "",
+    sizes: shared.Sizes = None,
+    threads: shared.Threads = 0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds.")] = 15,
+    profile: Annotated[bool, typer.Option("--profile", help="Print the time per kernel.")] = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Measure an artifact, and what it is compared with, in interleaved rounds."""
+    from effc.benchmark import run_benchmark
+    from effc.progress import progress_on_stderr
+
+    names = [name for name in peers.split(",") if name]
+    with progress_on_stderr(quiet=as_json) as progress:
+        result = run_benchmark(
+            out, against, names, shared.parse_sizes(sizes), threads, rounds, progress
+        )
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    _print(result, profile)
+
+
+def _print(result: dict[str, Any], profile: bool) -> None:
+    from effc.tables import benchmark_table, kernel_table, render
+
+    parts = [benchmark_table(result)]
+    if profile:
+        parts.append(kernel_table(result, count=10_000))
+    typer.echo(render(parts), nl=False)

@@ -1,0 +1,127 @@
+"""`effc compile`: the whole way from a model to an artifact."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from effc.commands import options as shared
+
+
+def command(
+    model: shared.Model = "",
+    out: Annotated[str, typer.Option("-o", "--out", help="The artifact folder to write.")] = "out",
+    target: shared.TargetName = "native",
+    passes: Annotated[
+        str | None, typer.Option("-p", "--passes", help="The pipeline after the clean passes.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option("-c", "--recipe", help="A YAML file with these settings.")
+    ] = None,
+    inputs: shared.Inputs = None,
+    calib: Annotated[str | None, typer.Option("--calib", help="Calibration data.")] = None,
+    tokenizer: shared.Tokenizer = None,
+    evaluation: Annotated[str | None, typer.Option("--eval", help="Evaluation data.")] = None,
+    metric: shared.Metric = None,
+    max_drop: Annotated[
+        str | None, typer.Option("--max-drop", help="Largest loss of quality: 1% or 0.5pt.")
+    ] = None,
+    max_size: Annotated[
+        str | None, typer.Option("--max-size", help="Largest size: 3MB, or 25% of the baseline's.")
+    ] = None,
+    max_latency: Annotated[str | None, typer.Option("--max-latency", hidden=True)] = None,
+    max_memory: Annotated[str | None, typer.Option("--max-memory", hidden=True)] = None,
+    tune: Annotated[int | None, typer.Option("--tune", hidden=True)] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option("--exclude", help="Layers to leave alone (a pattern).")
+    ] = None,
+    rules: Annotated[
+        list[str] | None, typer.Option("--set", help='Options per layer: "encoder.*:bits=8".')
+    ] = None,
+    sizes: shared.Sizes = None,
+    threads: shared.Threads = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of all randomness.")] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Reuse statistics of earlier runs.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Run the passes and print; build nothing.")
+    ] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Accept a slower result or missed budgets.")
+    ] = False,
+    trust_pickle: shared.TrustPickle = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Compile MODEL for a target into an artifact folder."""
+    from effc.ir.errors import NotAvailableError
+
+    later = {"--max-latency": max_latency, "--max-memory": max_memory, "--tune": tune}
+    for name, value in later.items():
+        if value is not None:
+            raise NotAvailableError(name)
+    given = {
+        "model": model or None, "target": target, "passes": passes, "inputs": inputs,
+        "calib": calib, "tokenizer": tokenizer, "eval": evaluation, "metric": metric,
+        "max_drop": max_drop, "max_size": max_size, "exclude": exclude, "set": rules,
+        "sizes": shared.parse_sizes(sizes) or None, "threads": threads or None,
+        "seed": seed or None, "resume": resume, "keep_going": keep_going or None,
+        "trust_pickle": trust_pickle or None,
+    }  # fmt: skip
+    _run(_merged(recipe, given), Path(out), dry_run, as_json)
+
+
+def _merged(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The recipe file's settings, overridden by what stands on the command line."""
+    from effc.recipe import read_recipe
+
+    settings = read_recipe(Path(recipe)) if recipe else {}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if settings.get("target") and chosen.get("target") == "native":
+        chosen.pop("target")
+    return settings | chosen
+
+
+def _run(settings: dict[str, Any], out: Path, dry_run: bool, as_json: bool) -> None:
+    from effc.compiler import Compilation, Sources
+    from effc.ir.errors import UsageError
+    from effc.progress import progress_on_stderr
+    from effc.recipe import make_recipe
+
+    recipe = make_recipe(settings)
+    if not recipe.model:
+        raise UsageError("no MODEL given")
+    with progress_on_stderr() as progress:
+        compilation = Compilation(recipe, Sources(recipe.model), progress)
+        if dry_run:
+            compilation.prepare()
+            rows = [*compilation.clean.to_json(), *compilation.transformed().to_json()]
+        else:
+            artifact = compilation.run(out)
+    if dry_run:
+        _print_plan(rows, as_json)
+    else:
+        _print_result(artifact.report, out, as_json)
+
+
+def _print_plan(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from effc.tables import layer_table, pass_table, render
+
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, default=str))
+        return
+    plan = {"clean": rows, "passes": [], "lowering": []}
+    typer.echo(render([pass_table(plan), layer_table(rows)]), nl=False)
+
+
+def _print_result(report: dict[str, Any], out: Path, as_json: bool) -> None:
+    from effc.tables import comparison_table, render
+
+    if as_json:
+        typer.echo(json.dumps(report, indent=1, default=str))
+        return
+    typer.echo(render([comparison_table(report)]), nl=False)
+    for note in [*report["notes"], *report["verdict"]["problems"]]:
+        typer.echo(f"note: {note}")
+    typer.echo(f'The artifact lies in {out}; load it with effc.load("{out}"), or `effc run {out}`.')

@@ -1,0 +1,93 @@
+"""`effc inspect`: what a model is, and what a target cannot do with it."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import typer
+
+from effc.commands import options as shared
+
+
+def command(
+    model: shared.Model,
+    target: shared.TargetName = "native",
+    inputs: shared.Inputs = None,
+    sizes: shared.Sizes = None,
+    trust_pickle: shared.TrustPickle = False,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Show inputs, operators and cost of MODEL, and everything a target does not support."""
+    from effc.backends.base import backend_of
+    from effc.ir.errors import UnsupportedError
+    from effc.ir.target import Target
+    from effc.ir.trace import open_model
+    from effc.passes.clean.pipeline import CLEAN
+    from effc.passes.manager import PassManager
+
+    wanted = Target.parse(target)
+    notes: list[str] = []
+    program = open_model(model, inputs=inputs or [], trust_pickle=trust_pickle, notes=notes)
+    clean = PassManager.parse(CLEAN).run(program).program
+    facts = describe(clean, shared.parse_sizes(sizes))
+    facts["notes"] = notes
+    missing = backend_of(wanted.backend).unsupported(clean, wanted)
+    facts["target"] = {"name": wanted.name, "unsupported": [vars(entry) for entry in missing]}
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+    else:
+        _print(facts)
+    if missing:
+        raise UnsupportedError(f"target {wanted}", missing)
+
+
+def describe(program: Any, sizes: dict[str, int]) -> dict[str, Any]:
+    """Inputs, outputs, operators, parameters and cost of a program."""
+    from effc.ir.cost import program_cost
+    from effc.ir.opspec import op_name
+    from effc.sample import sample_sizes
+
+    at = sample_sizes(program, sizes)
+    operators = Counter(
+        op_name(node)
+        for module in program.methods.values()
+        for node in module.graph.nodes
+        if node.op == "call_function"
+    )
+    signature = program.signature
+    return {
+        "name": program.name,
+        "inputs": [str(spec) for spec in signature.inputs],
+        "outputs": [str(spec) for spec in signature.outputs],
+        "symbols": [str(symbol) for symbol in program.symbols.values()],
+        "parameters": sum(weight.numel() for weight in unique_weights(program)),
+        "weight_nbytes": program.weight_nbytes,
+        "sizes": at,
+        "macs": program_cost(program).at(at)["macs"],
+        "operators": dict(operators.most_common()),
+    }
+
+
+def unique_weights(program: Any) -> list[Any]:
+    """Weights of a program, shared ones once."""
+    return list({w.untyped_storage().data_ptr(): w for w in program.weights().values()}.values())
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from effc.tables import size_text
+
+    at = ", ".join(f"{name}={value}" for name, value in facts["sizes"].items())
+    typer.echo(facts["name"])
+    for word in ("inputs", "outputs", "symbols"):
+        for text in facts[word]:
+            typer.echo(f"  {word[:-1]:<8} {text}")
+    typer.echo(f"  {facts['parameters']:,} parameters, {size_text(facts['weight_nbytes'])}")
+    typer.echo(f"  {facts['macs']:,} multiply-adds" + (f" at {at}" if at else ""))
+    for name, count in facts["operators"].items():
+        typer.echo(f"  {count:>6} x {name}")
+    for note in facts["notes"]:
+        typer.echo(f"  note: {note}")
+    missing = facts["target"]["unsupported"]
+    typer.echo(f"target {facts['target']['name']}: " + ("all supported" if not missing else ""))
+    for entry in missing:
+        typer.echo(f"  {entry['count']} x {entry['op']} at {entry['source']}: {entry['reason']}")

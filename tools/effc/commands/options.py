@@ -1,0 +1,57 @@
+"""Options several commands share."""
+
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A .pt2, .pt or .onnx file, a Hugging Face folder, or package.module:factory.",
+    ),
+]
+Out = Annotated[str, typer.Argument(metavar="OUT", help="An artifact folder.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help='An input: "name:dtype[dims]"; a dim may be "batch=1..8".'),
+]
+TrustPickle = Annotated[
+    bool, typer.Option("--trust-pickle", help="Load a pickled module; it can run any code.")
+]
+TargetName = Annotated[
+    str, typer.Option("--target", help="What to build for; `effc targets` lists them.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads; 0 for all.")]
+Sizes = Annotated[
+    list[str] | None,
+    typer.Option("--sizes", help="Symbolic dimensions to measure at: sequence=128."),
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        "--metric", help="top1, perplexity, cosine, sqnr, or package.module:function."
+    ),
+]
+Tokenizer = Annotated[
+    str | None, typer.Option("--tokenizer", help="Tokenizer folder for text data.")
+]
+
+
+def parse_sizes(texts: list[str] | None) -> dict[str, int]:
+    """Read `name=number` texts.
+
+    Raises:
+        UsageError: If one has another form.
+    """
+    from effc.ir.errors import UsageError
+
+    sizes: dict[str, int] = {}
+    for text in texts or []:
+        for part in text.split(","):
+            name, equals, value = part.strip().partition("=")
+            if not equals or not value.isdigit():
+                raise UsageError(f"--sizes {text!r}: write name=number")
+            sizes[name] = int(value)
+    return sizes

@@ -1,0 +1,31 @@
+"""`effc report`: the record of a compile."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from effc.commands import options as shared
+
+
+def command(
+    out: shared.Out,
+    html: Annotated[
+        str | None, typer.Option("--html", help="Write a page with the tables and plots.")
+    ] = None,
+    as_json: shared.AsJson = False,
+) -> None:
+    """Print the report of an artifact, or draw it as a page."""
+    from effc.artifact import Artifact
+
+    report = Artifact(out).report
+    if html:
+        from effc.pages import write_page
+
+        write_page(report, Path(html))
+        typer.echo(f"wrote {html}")
+    elif as_json:
+        typer.echo(json.dumps(report, indent=1, default=str))
+    else:
+        typer.echo(str(report), nl=False)

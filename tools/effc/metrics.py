@@ -1,0 +1,178 @@
+"""Task quality: built-in metrics and the user's own.
+
+A metric is a function of an iterable of `(outputs, labels)`: outputs by name as arrays, labels as the
+data gave them. Its attribute `better` is `higher` (the default) or `lower`.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from effc.ir.data import Data
+from effc.ir.errors import DataError, UsageError
+from effc.ir.trace.factory import look_up
+
+Outputs = dict[str, np.ndarray]
+Results = Iterable[tuple[Outputs, Any]]
+BUILT_IN = ("top1", "perplexity", "cosine", "sqnr")
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measure of task quality.
+
+    Attributes:
+        name: What the user calls it.
+        function: From results to a number.
+        better: `higher` or `lower`.
+        needs_reference: Whether labels are the baseline's outputs.
+    """
+
+    name: str
+    function: Callable[[Results], float]
+    better: str = "higher"
+    needs_reference: bool = False
+
+    def __call__(self, results: Results) -> float:
+        """Compute the metric.
+
+        Raises:
+            DataError: If the metric raises or is not a number.
+        """
+        try:
+            value = float(self.function(results))
+        except DataError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"metric {self.name} failed: {reason}") from error
+        if math.isnan(value):
+            raise DataError(f"metric {self.name} is not a number")
+        return value
+
+
+def metric_of(name: str | Callable[[Results], float]) -> Metric:
+    """A built-in metric by name, or the user's `package.module:function`.
+
+    Raises:
+        UsageError: If there is none of that name.
+    """
+    if callable(name):
+        return Metric(getattr(name, "__name__", "metric"), name, getattr(name, "better", "higher"))
+    if name in BUILT_IN:
+        return _built_in(name)
+    if ":" not in name:
+        known = ", ".join(BUILT_IN)
+        raise UsageError(f"unknown metric {name!r}; there are {known}, or package.module:function")
+    function = look_up(name)
+    if not callable(function):
+        raise UsageError(f"metric {name} is not a function")
+    return Metric(name, function, getattr(function, "better", "higher"))
+
+
+def _built_in(name: str) -> Metric:
+    functions = {"top1": top1, "perplexity": perplexity, "cosine": cosine, "sqnr": sqnr}
+    better = "lower" if name == "perplexity" else "higher"
+    return Metric(name, functions[name], better, name in ("cosine", "sqnr"))
+
+
+class Runnable(Protocol):
+    """Anything that runs on arrays by name."""
+
+    def run(self, inputs: Outputs) -> Outputs:
+        """Run once."""
+
+
+def quality(
+    model: Runnable, data: Data, metric: Metric, reference: Runnable | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> float:  # fmt: skip
+    """Run a model over data and compute a metric.
+
+    Args:
+        model: What to judge.
+        data: Inputs with labels.
+        metric: How to judge.
+        reference: Gives the labels for metrics that compare with the baseline.
+        progress: Called with the number of batches done.
+
+    Raises:
+        DataError: If the data has no labels the metric needs, or the metric fails.
+    """
+
+    def results() -> Iterator[tuple[Outputs, Any]]:
+        for number, (inputs, labels) in enumerate(data):
+            if metric.needs_reference and reference is not None:
+                labels = reference.run(inputs)
+            yield model.run(inputs), labels
+            progress(number + 1)
+
+    return metric(results())
+
+
+def _first(outputs: Outputs) -> np.ndarray:
+    return next(iter(outputs.values()))
+
+
+def _labelled(labels: Any) -> np.ndarray:
+    if labels is None:
+        raise DataError("the metric needs labels, the data has none")
+    return np.asarray(labels)
+
+
+def top1(results: Results) -> float:
+    """Share of samples whose largest output is the label; outputs `[batch, classes]`."""
+    right = total = 0
+    for outputs, labels in results:
+        expected = _labelled(labels)
+        right += int((_first(outputs).argmax(-1) == expected).sum())
+        total += expected.size
+    return right / total
+
+
+def perplexity(results: Results) -> float:
+    """exp of the mean negative log-likelihood; outputs `[batch, length, vocabulary]`, labels
+    `[batch, length]`, -100 where there is none.
+    """
+    loss, count = 0.0, 0
+    for outputs, labels in results:
+        logits, expected = _first(outputs).astype(np.float64), _labelled(labels)
+        shifted = logits - logits.max(-1, keepdims=True)
+        normal = np.log(np.exp(shifted).sum(-1))
+        valid = expected != IGNORED
+        chosen = np.take_along_axis(shifted, np.where(valid, expected, 0)[..., None], -1)[..., 0]
+        loss += float(((normal - chosen) * valid).sum())
+        count += int(valid.sum())
+    return math.exp(loss / count)
+
+
+def cosine(results: Results) -> float:
+    """Mean cosine similarity between the rows of all outputs and the baseline's."""
+    total, count = 0.0, 0
+    for outputs, labels in results:
+        for name, found in outputs.items():
+            x = found.reshape(-1, found.shape[-1] if found.ndim else 1).astype(np.float64)
+            y = labels[name].reshape(x.shape).astype(np.float64)
+            norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+            similar = (x * y).sum(1) / np.where(norms > 0, norms, 1)
+            total, count = total + float(similar.sum()), count + len(similar)
+    return total / count
+
+
+def sqnr(results: Results) -> float:
+    """Signal to noise of all outputs against the baseline's, in dB."""
+    signal = noise = 0.0
+    for outputs, labels in results:
+        for name, found in outputs.items():
+            expected = labels[name].astype(np.float64)
+            signal += float((expected**2).sum())
+            noise += float(((expected - found) ** 2).sum())
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+

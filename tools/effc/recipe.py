@@ -1,0 +1,118 @@
+"""Everything a compile was asked to do, as plain data: the recipe."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from effc.ir.errors import UsageError
+
+DEFAULT_PASSES = "quantize"
+
+
+class Recipe(BaseModel):
+    """The resolved configuration of a compile; enough to repeat it.
+
+    Attributes:
+        model: What was compiled, as the user named it.
+        target: What for, in text form.
+        passes: The pipeline that follows the clean passes.
+        inputs: Descriptions of the model's inputs, where it does not carry them.
+        calib: Calibration data.
+        tokenizer: Folder of the tokenizer for text data.
+        eval: Evaluation data.
+        metric: Task quality.
+        max_drop: Largest loss of quality: `1%` of the baseline's, or `0.5pt` (hundredths).
+        max_size: Largest size: `3MB`, or `25%` of the baseline's.
+        exclude: Patterns of layers compression leaves alone.
+        set: Options per layer: pattern, colon, `key=value` pairs.
+        sizes: Values of symbolic dimensions to measure at.
+        threads: Threads to build and measure for; 0 for all.
+        seed: Seed of all randomness.
+        keep_going: Whether a result slower or worse than the budgets is accepted.
+        resume: Whether statistics of earlier runs are reused.
+        trust_pickle: Whether a pickled module may be loaded.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str = ""
+    target: str = "native"
+    passes: str = DEFAULT_PASSES
+    inputs: list[str] = Field(default_factory=list)
+    calib: str | None = None
+    tokenizer: str | None = None
+    eval: str | None = None
+    metric: str | None = None
+    max_drop: str | None = None
+    max_size: str | None = None
+    exclude: list[str] = Field(default_factory=list)
+    set: list[str] = Field(default_factory=list)
+    sizes: dict[str, int] = Field(default_factory=dict)
+    threads: int = Field(0, ge=0)
+    seed: int = 0
+    keep_going: bool = False
+    resume: bool = True
+    trust_pickle: bool = False
+
+    @field_validator("set")
+    @classmethod
+    def _readable_rules(cls, rules: list[str]) -> list[str]:
+        for rule in rules:
+            parse_rule(rule)
+        return rules
+
+    @property
+    def rules(self) -> tuple[tuple[str, dict[str, str]], ...]:
+        """The per-layer options: pattern and what it sets."""
+        return tuple(parse_rule(rule) for rule in self.set)
+
+    def to_yaml(self) -> str:
+        """The recipe as a YAML document."""
+        return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def parse_rule(text: str) -> tuple[str, dict[str, str]]:
+    """Read `pattern:key=value key=value`.
+
+    Raises:
+        ValueError: If it has another form.
+    """
+    pattern, colon, settings = text.rpartition(":")
+    pairs = [word.partition("=") for word in settings.replace(",", " ").split()]
+    if not colon or not pattern or not pairs or any(not equals for _, equals, _ in pairs):
+        raise ValueError(f'{text!r} is no rule; write "pattern:key=value"')
+    return pattern, {key: value for key, _, value in pairs}
+
+
+def make_recipe(settings: dict[str, Any]) -> Recipe:
+    """Check settings and make a recipe of them.
+
+    Raises:
+        UsageError: Naming the setting and what is wrong with it.
+    """
+    try:
+        return Recipe(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "recipe"
+        raise UsageError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe file.
+
+    Raises:
+        UsageError: If it cannot be read or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read recipe {path}: {error}") from error
+    except yaml.YAMLError as error:
+        line = str(error).replace("\n", " ")
+        raise UsageError(f"recipe {path} is no YAML: {line}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"recipe {path} is no mapping of settings")
+    return content

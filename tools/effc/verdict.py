@@ -1,0 +1,84 @@
+"""Whether a result keeps its promises: not slower, within the budgets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from effc.budgets import DropBudget, SizeBudget, loss_of
+from effc.candidate import Candidate
+from effc.ir.errors import BudgetError, EffcError, SlowerError
+from effc.metrics import Metric
+
+NOISE = 1.02
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a result was judged to be.
+
+    Attributes:
+        problems: Every promise it breaks, in words; empty if it keeps them all.
+        is_slower: Whether one of them is speed.
+        breaks_budget: Whether one of them is a budget.
+    """
+
+    problems: tuple[str, ...]
+    is_slower: bool = False
+    breaks_budget: bool = False
+
+    def error(self, kept: Path) -> EffcError:
+        """The error to raise; `kept` is where the result lies."""
+        text = f"{'; '.join(self.problems)}; the best candidate is kept in {kept}"
+        return BudgetError(text) if self.breaks_budget else SlowerError(text)
+
+
+def judge(
+    best: Candidate,
+    baseline: Candidate,
+    drop: DropBudget | None,
+    size: SizeBudget | None,
+    metric: Metric | None,
+) -> Verdict:
+    """Compare a result with the baseline and the budgets."""
+    budget = [*_size_problem(best, baseline, size), *_drop_problem(best, baseline, drop, metric)]
+    slower = list(_speed_problem(best, baseline))
+    return Verdict((*budget, *slower), bool(slower), bool(budget))
+
+
+def _size_problem(best: Candidate, baseline: Candidate, size: SizeBudget | None) -> list[str]:
+    if size is None:
+        return []
+    allowed, found = size.allowed(baseline.size_nbytes), best.size_nbytes
+    if found <= allowed:
+        return []
+    share = 100 * found / baseline.size_nbytes
+    return [
+        f"size budget of {allowed:,} bytes not met: the nearest reached is {found:,} bytes "
+        f"({share:.1f}% of the baseline)"
+    ]
+
+
+def _drop_problem(
+    best: Candidate, baseline: Candidate, drop: DropBudget | None, metric: Metric | None
+) -> list[str]:
+    if drop is None or metric is None or best.quality is None or baseline.quality is None:
+        return []
+    allowed = drop.allowed(baseline.quality)
+    loss = loss_of(baseline.quality, best.quality, metric.better)
+    if loss <= allowed:
+        return []
+    return [
+        f"quality budget of {drop} not met: {metric.name} is {best.quality:.4f}, the baseline's "
+        f"{baseline.quality:.4f}; the nearest reached is a loss of {loss:.4f}, allowed {allowed:.4f}"
+    ]
+
+
+def _speed_problem(best: Candidate, baseline: Candidate) -> list[str]:
+    if best.latency is None or baseline.latency is None:
+        return []
+    ratio = best.latency.median / baseline.latency.median
+    if ratio <= NOISE:
+        return []
+    return [
+        f"the result is slower than the baseline: {1e3 * best.latency.median:.3f} ms against "
+        f"{1e3 * baseline.latency.median:.3f} ms"
+    ]
