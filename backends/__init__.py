@@ -1,0 +1,1 @@
+"""Device families: build, measure, load, run."""

@@ -97,7 +97,9 @@ def _specs(entries: list[TensorEntry]) -> tuple[TensorSpec, ...]:
 
 def _entries(specs: tuple[TensorSpec, ...]) -> list[TensorEntry]:
     return [
-        TensorEntry(name=s.name, dtype=dtype_name(s.dtype), shape=[symbols.text(d) for d in s.shape])
+        TensorEntry(
+            name=s.name, dtype=dtype_name(s.dtype), shape=[symbols.text(d) for d in s.shape]
+        )
         for s in specs
     ]
 

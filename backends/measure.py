@@ -31,7 +31,10 @@ class Latency:
         ordered = sorted(seconds)
         last = len(ordered) - 1
         return cls(
-            statistics.median(ordered), ordered[last // 10], ordered[last - last // 10], len(ordered)
+            statistics.median(ordered),
+            ordered[last // 10],
+            ordered[last - last // 10],
+            len(ordered),
         )
 
     def to_json(self) -> dict[str, float]:

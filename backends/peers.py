@@ -72,9 +72,7 @@ def onnx_session(path: Path, inputs: Arrays, threads: int) -> Call:
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 4
-    session = onnxruntime.InferenceSession(
-        str(path), settings, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     taken = {entry.name for entry in session.get_inputs()}
     given = {name: value for name, value in inputs.items() if name in taken}
     names = [entry.name for entry in session.get_outputs()]

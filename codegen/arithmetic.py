@@ -19,7 +19,7 @@ from effc.codegen.tir import Builder, Expr, cast, const, dtype_of, lanes_of, sam
 Rule = Callable[[Builder, fx.Node, list[Expr]], Expr]
 
 
-class NeedsScalar(Exception):
+class NeedsScalarError(Exception):
     """Raised while building a vector kernel when something exists one element at a time only."""
 
 
@@ -43,7 +43,7 @@ def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
 def library(name: str, *operands: Expr) -> Expr:
     """Call a function of the C library, one element at a time."""
     if lanes_of(operands[0]) > 1:
-        raise NeedsScalar(name)
+        raise NeedsScalarError(name)
     dtype = dtype_of(operands[0])
     suffix = "f" if dtype == "float32" else ""
     return tirx.call_pure_extern(dtype, name + suffix, *operands)
@@ -80,7 +80,7 @@ def clamp(x: Expr, low: float | None, high: float | None) -> Expr:
 def _clamp(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     low, high = argument(node, 1, "min", None), argument(node, 2, "max", None)
     if isinstance(low, fx.Node) or isinstance(high, fx.Node):
-        raise NeedsScalar("clamp with tensors")
+        raise NeedsScalarError("clamp with tensors")
     return clamp(operands[0], low, high)
 
 
@@ -255,7 +255,9 @@ def _fused(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
 
 def _quantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     x, scale = operands[:2]
-    inverse = b.let(bound(scale, 1.0) / scale) if not is_constant(scale) else bound(scale, 1.0) / scale
+    inverse = (
+        b.let(bound(scale, 1.0) / scale) if not is_constant(scale) else bound(scale, 1.0) / scale
+    )
     codes = same_type("llvm.nearbyint", x * inverse)
     if len(operands) > 2:
         codes = codes + cast(operands[2], "float32")
@@ -308,7 +310,9 @@ RULES: dict[str, Rule] = {
     "true_divide": _plain(_divide),
     "floor_divide": _plain(floor_divide),
     "remainder": _plain(remainder),
-    "fmod": _plain(lambda x, y: x - same_type("llvm.trunc", x / y) * y if is_float(x) else tirx.Mod(x, y)),
+    "fmod": _plain(
+        lambda x, y: x - same_type("llvm.trunc", x / y) * y if is_float(x) else tirx.Mod(x, y)
+    ),
     "neg": _plain(lambda x: bound(x, 0) - x),
     "abs": _plain(_absolute),
     "sign": _plain(_sign),

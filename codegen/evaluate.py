@@ -14,7 +14,7 @@ from tvm import tirx
 
 from effc.codegen import movement
 from effc.codegen.access import Access
-from effc.codegen.arithmetic import RULES, NeedsScalar, base_name, compute_type
+from effc.codegen.arithmetic import RULES, NeedsScalarError, base_name, compute_type
 from effc.codegen.dtypes import from_memory, held, to_memory
 from effc.codegen.region import Region
 from effc.codegen.tir import (
@@ -95,7 +95,7 @@ class Evaluator:
         """The register form of what a node computes at a point.
 
         Raises:
-            NeedsScalar: If it cannot be computed as a vector here.
+            NeedsScalarError: If it cannot be computed as a vector here.
             BuildError: If there is no code for the operator.
         """
         if node in self.overrides:
@@ -137,22 +137,22 @@ class Evaluator:
         stride = access.strides[point.lane_dim] if point.lane_dim is not None else 1
         if point.count is not None:
             if stride != 1:
-                raise NeedsScalar("masked store with a stride")
+                raise NeedsScalarError("masked store with a stride")
             self.builder.store_masked(buffer, packed, flat, point.count)
         elif isinstance(stride, int):
             self.builder.store(buffer, packed, flat, stride)
         else:
-            raise NeedsScalar("store with a symbolic stride")
+            raise NeedsScalarError("store with a symbolic stride")
 
     def _fetch(self, position: int, flat: Expr, point: Point, stride: Any) -> Expr:
         buffer, dtype = self.buffers[position], self.accesses[position].dtype
         if stride == 0:
             return splat(from_memory(load(buffer, flat), dtype), point.lanes)
         if not isinstance(stride, int):
-            raise NeedsScalar("load with a symbolic stride")
+            raise NeedsScalarError("load with a symbolic stride")
         if point.count is not None:
             if stride != 1:
-                raise NeedsScalar("masked load with a stride")
+                raise NeedsScalarError("masked load with a stride")
             return from_memory(load_masked(buffer, flat, point.lanes, point.count), dtype)
         return from_memory(load(buffer, flat, point.lanes, stride), dtype)
 
@@ -207,7 +207,8 @@ class Evaluator:
 NUMBER_OPERANDS = {
     "add": (0, 1), "sub": (0, 1), "rsub": (0, 1), "mul": (0, 1), "div": (0, 1), "remainder": (0, 1),
     "floor_divide": (0, 1), "fmod": (0, 1), "eq": (0, 1), "ne": (0, 1), "lt": (0, 1), "le": (0, 1),
-    "gt": (0, 1), "ge": (0, 1), "pow": (0, 1), "where": (1, 2), "masked_fill": (2,), "true_divide": (0, 1),
+    "gt": (0, 1), "ge": (0, 1), "pow": (0, 1), "where": (1, 2), "masked_fill": (2,),
+    "true_divide": (0, 1),
     "bitwise_and": (0, 1), "bitwise_or": (0, 1), "bitwise_xor": (0, 1), "lerp": (2,),
 }  # fmt: skip
 

@@ -223,7 +223,9 @@ class _Assembler:
     def _address(self, node: fx.Node) -> Pointer:
         place = self.placements.places[node]
         base = self._base(place.root)
-        return Pointer(base.base, base.key, simplify(place.offset * node.meta["val"].element_size()))
+        return Pointer(
+            base.base, base.key, simplify(place.offset * node.meta["val"].element_size())
+        )
 
     def _base(self, root: fx.Node) -> Pointer:
         if root in self.bases:

@@ -4,9 +4,8 @@ Every function is `void name(pointers..., sizes..., begin, end)`: it does the ta
 its task range, so the driver can split it over threads without knowing anything else.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -17,7 +16,18 @@ from tvm.ir import PrimType, Var
 from effc.codegen.tir import INDEX, Builder, Expr, pointer
 from effc.ir.symbols import Size
 
-Pack = Callable[[list[torch.Tensor | None]], np.ndarray]
+
+class Pack(Protocol):
+    """How a packed weight is laid out; see `codegen/pack.py`."""
+
+    @property
+    def weight(self) -> int:
+        """Input position of the weight it packs."""
+
+    def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
+        """Pack, given the region's weights by input position."""
+
+
 ParamKind = Literal["input", "output", "packed", "temporary", "scratch"]
 
 

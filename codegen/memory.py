@@ -1,8 +1,8 @@
 """Where intermediate results lie in the arena.
 
 Buffers that live at the same time never overlap. With known sizes each buffer gets an offset
-(greedy by size, first gap that fits); with symbolic sizes buffers share slots whose sizes the driver
-computes when the sizes are bound.
+(greedy by size, first gap that fits); with symbolic sizes buffers share slots whose sizes the
+driver computes when the sizes are bound.
 """
 
 from collections.abc import Hashable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 from tvm import tirx
 
-from effc.codegen.arithmetic import NeedsScalar
+from effc.codegen.arithmetic import NeedsScalarError
 from effc.codegen.dtypes import held
 from effc.codegen.tir import Expr, cast, const, index, splat, with_lanes
 
@@ -26,7 +26,7 @@ def _embedding(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     weight, indices = node.args[:2]
     rank = len(point.coordinates)
     if point.lane_dim is not None and point.lane_dim != rank - 1:
-        raise NeedsScalar("embedding across rows")
+        raise NeedsScalarError("embedding across rows")
     row = e.value(indices, type(point)(point.coordinates[:-1]))
     row = e.builder.let(cast(row, "int64"))
     lane_dim = None if point.lane_dim is None else 1
@@ -44,13 +44,13 @@ def _gather_index(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     source, indices = node.args[:2]
     used = [(dim, idx) for dim, idx in enumerate(indices) if idx is not None]
     if [dim for dim, _ in used] != list(range(used[0][0], used[0][0] + len(used))):
-        raise NeedsScalar("index with a gap")
+        raise NeedsScalarError("index with a gap")
     block = max(len(e.region.shape(idx)) for _, idx in used)
     first, shape = used[0][0], e.region.shape(source)
     inside = tuple(point.coordinates[first : first + block])
     in_block = point.lane_dim is not None and first <= point.lane_dim < first + block
     if in_block:
-        raise NeedsScalar("index along lanes")
+        raise NeedsScalarError("index along lanes")
     picked = [_index_value(e, idx, inside, shape[dim]) for dim, idx in used]
     coordinates = (*point.coordinates[:first], *picked, *point.coordinates[first + block :])
     lane_dim = point.lane_dim
@@ -72,7 +72,7 @@ def _select_rows(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     source, dim, indices = node.args[:3]
     dim %= len(point.coordinates)
     if point.lane_dim == dim:
-        raise NeedsScalar("index_select along lanes")
+        raise NeedsScalarError("index_select along lanes")
     chosen = e.value(indices, type(point)((point.coordinates[dim],)))
     coordinates = list(point.coordinates)
     coordinates[dim] = wrapped(e, chosen, e.builder.size(e.region.shape(source)[dim]))
@@ -82,9 +82,11 @@ def _select_rows(e: Evaluator, node: fx.Node, point: Point) -> Expr:
 def _gather(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     source, dim, indices = node.args[:3]
     if point.lanes > 1:
-        raise NeedsScalar("gather")
+        raise NeedsScalarError("gather")
     coordinates = list(point.coordinates)
-    coordinates[dim] = wrapped(e, e.value(indices, point), e.builder.size(e.region.shape(source)[dim]))
+    coordinates[dim] = wrapped(
+        e, e.value(indices, point), e.builder.size(e.region.shape(source)[dim])
+    )
     return e.value(source, type(point)(tuple(coordinates)))
 
 
@@ -100,7 +102,7 @@ def _pad(e: Evaluator, node: fx.Node, point: Point) -> Expr:
         if low == 0 and high == 0:
             continue
         if dim == point.lane_dim:
-            raise NeedsScalar("padding along lanes")
+            raise NeedsScalarError("padding along lanes")
         moved = e.builder.let(coordinates[dim] - index(low))
         inside = tirx.And(inside, tirx.And(moved >= index(0), moved < e.builder.size(shape[dim])))
         coordinates[dim] = e.builder.let(
@@ -115,7 +117,7 @@ def _concatenate(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     parts = node.args[0]
     dim = _argument(node, 1, 0) % len(point.coordinates)
     if point.lane_dim == dim:
-        raise NeedsScalar("concatenation along lanes")
+        raise NeedsScalarError("concatenation along lanes")
     position, begin, result = point.coordinates[dim], index(0), None
     values = []
     for part in parts:
@@ -138,7 +140,7 @@ def _flip(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     coordinates = list(point.coordinates)
     for dim in (d % rank for d in dims):
         if dim == point.lane_dim:
-            raise NeedsScalar("flip along lanes")
+            raise NeedsScalarError("flip along lanes")
         coordinates[dim] = e.builder.size(shape[dim]) - index(1) - coordinates[dim]
     return e.value(source, point.moved(tuple(coordinates), point.lane_dim))
 
@@ -150,7 +152,7 @@ def _roll(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     coordinates = list(point.coordinates)
     for shift, dim in zip(shifts, (d % rank for d in dims), strict=True):
         if dim == point.lane_dim:
-            raise NeedsScalar("roll along lanes")
+            raise NeedsScalarError("roll along lanes")
         size = e.builder.size(shape[dim])
         back = tirx.Mod(index(shift), size)
         coordinates[dim] = e.builder.let(tirx.Mod(coordinates[dim] - back + size + size, size))
@@ -162,7 +164,7 @@ def _repeat(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     shape = e.region.shape(source)
     missing = len(point.coordinates) - len(shape)
     if point.lane_dim is not None:
-        raise NeedsScalar("repeat")
+        raise NeedsScalarError("repeat")
     own = point.coordinates[missing:]
     coordinates = tuple(
         tirx.Mod(c, e.builder.size(size)) for c, size in zip(own, shape, strict=True)
@@ -174,7 +176,7 @@ def _repeat_interleave(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     source, times = node.args[:2]
     dim = _argument(node, 2)
     if dim is None or dim % len(point.coordinates) == point.lane_dim:
-        raise NeedsScalar("repeat_interleave along lanes")
+        raise NeedsScalarError("repeat_interleave along lanes")
     coordinates = list(point.coordinates)
     coordinates[dim] = tirx.Div(coordinates[dim], e.size(times))
     return e.value(source, point.moved(tuple(coordinates), point.lane_dim))
@@ -183,7 +185,7 @@ def _repeat_interleave(e: Evaluator, node: fx.Node, point: Point) -> Expr:
 def _triangle(keep: Callable[[Expr, Expr], Expr]) -> Rule:
     def rule(e: Evaluator, node: fx.Node, point: Point) -> Expr:
         if point.lanes > 1:
-            raise NeedsScalar("triangle")
+            raise NeedsScalarError("triangle")
         diagonal = _argument(node, 1, 0)
         row, column = point.coordinates[-2:]
         value = e.value(node.args[0], point)
@@ -200,7 +202,7 @@ def _nearest(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     coordinates = list(point.coordinates)
     for dim in (2, 3):
         if dim == point.lane_dim:
-            raise NeedsScalar("upsampling along lanes")
+            raise NeedsScalarError("upsampling along lanes")
         ratio = tirx.Div(coordinates[dim] * e.builder.size(inner[dim]), e.builder.size(outer[dim]))
         coordinates[dim] = e.builder.let(ratio)
     return e.value(source, point.moved(tuple(coordinates), point.lane_dim))
@@ -271,5 +273,3 @@ RULES: dict[str, Rule] = {
     "empty": _full(None, 0),
     "permute": _permute,
 }
-
-

@@ -12,6 +12,14 @@ import numpy as np
 import torch
 
 
+def known(tensors: list[torch.Tensor | None], position: int) -> torch.Tensor:
+    """A tensor that must be a weight."""
+    tensor = tensors[position]
+    if tensor is None:
+        raise ValueError(f"input {position} is no weight")
+    return tensor
+
+
 def panels(matrix: np.ndarray, width: int, depth: int) -> np.ndarray:
     """Pack matrices into panels.
 
@@ -53,7 +61,7 @@ class PackProduct:
 
     def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
         """Pack `tensors[weight]`."""
-        weight = tensors[self.weight].numpy()
+        weight = known(tensors, self.weight).numpy()
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
         columns, features, height, width = weight.shape
@@ -85,10 +93,10 @@ class ColumnSums:
 
     def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
         """Sum `tensors[weight]` over everything but its columns."""
-        codes = tensors[self.weight].numpy().astype(np.int32)
+        codes = known(tensors, self.weight).numpy().astype(np.int32)
         sums = codes.reshape(codes.shape[0], -1).sum(axis=1, dtype=np.int32)
         if self.zero_point is not None:
-            sums = sums * int(tensors[self.zero_point].item())
+            sums = sums * int(known(tensors, self.zero_point).item())
         grouped = sums.reshape(self.groups, -1)
         columns = grouped.shape[1]
         padded = np.zeros((self.groups, -(-columns // self.width) * self.width), np.int32)
@@ -110,7 +118,7 @@ class PackDepthwise:
 
     def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
         """Pack `tensors[weight]`; integer codes become float32, which holds them exactly."""
-        weight = tensors[self.weight].numpy().astype(np.float32)
+        weight = known(tensors, self.weight).numpy().astype(np.float32)
         channels, _, height, width = weight.shape
         padded = np.zeros((height, width, -(-channels // self.lanes) * self.lanes), np.float32)
         padded[:, :, :channels] = weight[:, 0].transpose(1, 2, 0)

@@ -85,7 +85,9 @@ class Region:
                 return labels[value]
             if isinstance(value, tuple | list):
                 return "[" + ",".join(map(show, value)) + "]"
-            return str(size_of(value, self.names)) if isinstance(value, torch.SymInt) else repr(value)
+            return (
+                str(size_of(value, self.names)) if isinstance(value, torch.SymInt) else repr(value)
+            )
 
         keywords = sorted(node.kwargs.items())
         return show(node.args) + "".join(f",{key}={show(value)}" for key, value in keywords)

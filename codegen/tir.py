@@ -13,12 +13,12 @@ import sympy
 import tvm
 from torch.utils._sympy.functions import FloorDiv as TorchFloorDiv
 from tvm import tirx
+from tvm.ir import Expr as Expr
 from tvm.ir import PointerType, PrimType, Var
 
 from effc.ir.errors import BuildError
 from effc.ir.symbols import Size
 
-Expr = tvm.ir.Expr
 INDEX = "int64"
 ANY_SIZE = 1 << 40
 
@@ -154,7 +154,9 @@ class Builder:
         """Store the first `count` lanes of a vector at consecutive elements."""
         lanes = lanes_of(value)
         where = tirx.Ramp(index(at), index(1), lanes)
-        call = tirx.call_intrin("void", "tirx.masked_store", buffer, value, where, mask(count, lanes))
+        call = tirx.call_intrin(
+            "void", "tirx.masked_store", buffer, value, where, mask(count, lanes)
+        )
         self.emit(tirx.Evaluate(call))
 
     def size(self, size: Size) -> Expr:

@@ -81,15 +81,21 @@ def sigmoid(b: Builder, x: Expr) -> Expr:
 
 
 def silu(b: Builder, x: Expr) -> Expr:
-    """x / (1 + e^-x)."""
+    """X / (1 + e^-x)."""
     return b.let(x / (like(x, 1.0) + exp(b, b.let(like(x, 0.0) - x))))
 
 
-TANH_SMALL = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+TANH_SMALL = (
+    -5.70498872745e-3,
+    2.06390887954e-2,
+    -5.37397155531e-2,
+    1.33314422036e-1,
+    -3.33332819422e-1,
+)
 
 
 def tanh(b: Builder, x: Expr) -> Expr:
-    """Hyperbolic tangent, within 3 ulp: an odd polynomial below 0.625, else 1 - 2 / (e^2|x| + 1)."""
+    """Hyperbolic tangent, within 3 ulp: an odd polynomial below 0.625, else by exp."""
     size = b.let(same_type("llvm.fabs", x))
     square = b.let(x * x)
     small = fma(polynomial(square, TANH_SMALL) * square, x, x)
@@ -113,8 +119,10 @@ LOG_TERMS = (
 
 
 def erf(b: Builder, x: Expr) -> Expr:
-    """Error function, within 7 ulp: x P(x^2) / Q(x^2), both of degree 5, fitted by reweighted least
-    squares of the relative error on [0, 3.92]; beyond, float32 cannot tell the result from 1.
+    """Error function, within 7 ulp: x P(x^2) / Q(x^2).
+
+    Both polynomials have degree 5 and were fitted by reweighted least squares of the relative error
+    on [0, 3.92]; beyond, float32 cannot tell the result from 1.
     """
     clamped = b.let(tirx.Max(tirx.Min(x, like(x, ERF_BOUND)), like(x, -ERF_BOUND)))
     square = b.let(clamped * clamped)

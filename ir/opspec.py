@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from typing import TypeAlias
 
+import sympy
 from torch import fx
 
 from effc.ir.symbols import Size, product, size_of
 
-Macs = Callable[[fx.Node, dict], Size]
+Names: TypeAlias = dict[sympy.Symbol, str]
+Macs: TypeAlias = Callable[[fx.Node, Names], Size]
 
 
 class Kind(Enum):
@@ -82,7 +85,7 @@ def kind_of(node: fx.Node) -> Kind | None:
     return found.kind if found else None
 
 
-def numel(node: fx.Node, names: dict) -> Size:
+def numel(node: fx.Node, names: Names) -> Size:
     """Number of elements of all tensors a node computes."""
     value = node.meta["val"]
     if isinstance(value, tuple | list):

@@ -166,7 +166,8 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     """
     result = fx.GraphModule(torch.nn.Module(), fx.Graph())
     graph = fx.Graph()
-    outputs = graph.graph_copy(module.graph, mapping := {})
+    mapping: dict[fx.Node, fx.Node] = {}
+    outputs = graph.graph_copy(module.graph, mapping)
     for old, new in mapping.items():
         new.meta = {key: copy.copy(v) if key == "custom" else v for key, v in old.meta.items()}
     output = graph.output(outputs)

@@ -5,12 +5,13 @@ or a `sympy` expression over the user's symbols, so that equal sizes compare equ
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import sympy
 import torch
 from torch.utils._sympy.functions import FloorDiv
 
-Size = int | sympy.Expr
+Size: TypeAlias = int | sympy.Expr
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ class WeightHashes:
 
     def __call__(self, tensor: torch.Tensor) -> str:
         """The hash of a tensor; a write to the tensor makes it anew."""
-        version, found = self._known.get(tensor, (-1, ""))
+        known = self._known.get(tensor)  # type: ignore[no-untyped-call]
+        version, found = known or (-1, "")
         if version != tensor._version:
             version, found = tensor._version, content_hash(tensor)
             self._known[tensor] = (version, found)
@@ -64,7 +65,7 @@ def program_text(
 
 
 def fingerprint(program: Program, hashes: WeightHashes | None = None) -> str:
-    """Hex digest of the canonical text: equal programs with equal weights have equal fingerprints."""
+    """Hex digest of the canonical text; equal programs with equal weights have equal ones."""
     text_bytes = program_text(program, hashes, with_sources=False).encode()
     return hashlib.blake2b(text_bytes, digest_size=DIGEST_BYTES).hexdigest()
 

@@ -1,0 +1,1 @@
+"""Program to program: the pass manager and the pass families."""

@@ -22,7 +22,7 @@ class PassContext:
 
     Attributes:
         target: What the program will be built for, where that is known.
-        calibration: Batches of inputs by name; can be iterated more than once.
+        calibration: Batches of inputs by name, or `(inputs, labels)`; can be iterated again.
         evaluate: Task quality of a program, larger is better.
         seed: Seed of all randomness, see `rng`.
         store: Folder for resumable work, keyed by content; None keeps nothing.
@@ -32,7 +32,7 @@ class PassContext:
     """
 
     target: Target | None = None
-    calibration: Iterable[Batch] | None = None
+    calibration: Iterable[Any] | None = None
     evaluate: Callable[[Program], float] | None = None
     seed: int = 0
     store: Path | None = None

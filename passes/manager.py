@@ -1,4 +1,4 @@
-"""Runs a pipeline: verification around every pass, checked claims, instruments, a report row each."""
+"""Runs a pipeline: verification around every pass, checked claims, instruments, a row each."""
 
 import time
 from dataclasses import dataclass

@@ -1,0 +1,1 @@
+"""Processors: LLVM kernels and a C driver."""

@@ -19,7 +19,11 @@ ALIGN = 64
 
 
 def driver_source(
-    executable: Executable, symbols: list[Symbol], target: Target, offsets: dict[str, int], nbytes: int
+    executable: Executable,
+    symbols: list[Symbol],
+    target: Target,
+    offsets: dict[str, int],
+    nbytes: int,
 ) -> str:
     """The text of `model.c`.
 
@@ -180,7 +184,9 @@ class _Emitter:
             size = "0"
             for nbytes in slot:
                 size = f"effc_max({size}, {c_expression(nbytes)})"
-            lines.append(f"  slots[{number}] = at; at += ({size} + {ALIGN - 1}) / {ALIGN} * {ALIGN};")
+            lines.append(
+                f"  slots[{number}] = at; at += ({size} + {ALIGN - 1}) / {ALIGN} * {ALIGN};"
+            )
         if memory.is_static:
             lines.append(f"  at = {memory.nbytes};")
         for nbytes in dict.fromkeys(self.executable.scratch):

@@ -1,0 +1,1 @@
+"""Kernel families: each turns a region into functions."""

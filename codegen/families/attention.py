@@ -91,8 +91,11 @@ def problem_of(region: Region, anchor: fx.Node) -> Problem:
     repeats = 1
     if argument(anchor, 7, "enable_gqa", False) and query[-3] != key[-3]:
         repeats = query[-3] // key[-3]
+    query_at, key_at, value_at = positions
     return Problem(
-        *positions,
+        query_at,
+        key_at,
+        value_at,
         None if mask_node is None else region.input_of(mask_node),
         bool(argument(anchor, 5, "is_causal", False)),
         1 / math.sqrt(query[-1]) if scale is None else float(scale),
@@ -170,7 +173,7 @@ class _Attention:
         if not isinstance(length, int):
             return MAX_ROWS
         most = min(MAX_ROWS, length)
-        return min(range(most, 0, -1), key=lambda rows: (-(-length // rows) * rows + 8 / rows))
+        return min(range(most, 0, -1), key=lambda rows: -(-length // rows) * rows + 8 / rows)
 
     def scratch(self) -> Size:
         """Bytes of scores per thread."""
@@ -268,7 +271,9 @@ class _Attention:
 
         self.vectors.cover(b, run, scale)
         top = largest.result()
-        top = b.let(tirx.Select(tirx.EQ(top, const(-math.inf, "float32")), const(0.0, "float32"), top))
+        top = b.let(
+            tirx.Select(tirx.EQ(top, const(-math.inf, "float32")), const(0.0, "float32"), top)
+        )
         total = Totals(b, SUM, "float32", lanes, 1)
 
         def grow(position: Expr, count: int, valid: Expr | None) -> None:
@@ -282,7 +287,9 @@ class _Attention:
         zero, one = const(0.0, "float32"), const(1.0, "float32")
         return b.let(tirx.Select(tirx.EQ(sum_, zero), zero, one / sum_))
 
-    def _masked(self, first: Expr, row: int, position: Expr, lanes: int, valid: Expr | None) -> Expr:
+    def _masked(
+        self, first: Expr, row: int, position: Expr, lanes: int, valid: Expr | None
+    ) -> Expr:
         """Scaled scores of a row at some keys, -infinity where the query must not look."""
         b, problem = self.b, self.problem
         score = load(self.scores, self._score(row, position), lanes)

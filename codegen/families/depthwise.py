@@ -102,7 +102,7 @@ class _Depthwise:
         ]
         if not isinstance(width, int):
             return min(fits[-1], 4)
-        return max(fits, key=lambda p: (width / (-(-width // p) * p) + 0.02 * p))
+        return max(fits, key=lambda p: width / (-(-width // p) * p) + 0.02 * p)
 
     def kernel(self) -> Kernel:
         """Emit the loops and close the kernel."""
@@ -125,9 +125,7 @@ class _Depthwise:
         stage = self.function.close(product(outer))
         return Kernel("depthwise", (stage,), packed=packed)
 
-    def _symbolic(
-        self, vectors: Vectors, run: Run, image: Expr, row: Expr, tile: Expr
-    ) -> None:
+    def _symbolic(self, vectors: Vectors, run: Run, image: Expr, row: Expr, tile: Expr) -> None:
         """A row of unknown length: whole tiles overlap at its end; short rows go pixel by pixel."""
         b, width = self.b, self.b.size(self.domain[3])
         enough = width >= index(self.pixels)
@@ -138,9 +136,7 @@ class _Depthwise:
             self._channels(vectors, run, (image, row, x), 1)
 
     def _channels(self, vectors: Vectors, run: Run, place: tuple[Expr, ...], pixels: int) -> None:
-        vectors.cover(
-            self.b, run, lambda at, lanes, n: self._compute(place, at, pixels, lanes, n)
-        )
+        vectors.cover(self.b, run, lambda at, lanes, n: self._compute(place, at, pixels, lanes, n))
 
     def _static_zero(self) -> int | None:
         zero = zero_point_of(self.anchor)
@@ -188,10 +184,8 @@ class _Depthwise:
     def _feature(self, line: Expr, column: int, lanes: int, count: Expr | None) -> Expr:
         source = self.inputs[self.source_at]
         at = line + self.b.size(self.source.strides[3]) * index(column)
-        if count is None:
-            value = load(source, at, lanes)
-        else:
-            value = load_masked(source, at, lanes, count)
+        whole = count is None
+        value = load(source, at, lanes) if whole else load_masked(source, at, lanes, count)
         return cast(cast(value, "int32"), "float32") if self.is_integer else value
 
     def _weight(self, tap: Expr, step: int, channel: Expr, lanes: int) -> Expr:

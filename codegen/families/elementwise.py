@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from effc.codegen.access import Access, joined
-from effc.codegen.arithmetic import NeedsScalar
+from effc.codegen.arithmetic import NeedsScalarError
 from effc.codegen.dtypes import stored
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.isa import Isa
@@ -28,7 +28,7 @@ def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kern
     for lanes, masked in ((isa.lanes, isa.has_masks), (isa.lanes, False), (1, False)):
         try:
             stage = _stage(region, name, symbols, Vectors(lanes, masked))
-        except NeedsScalar:
+        except NeedsScalarError:
             continue
         return Kernel("elementwise", (stage,))
     raise BuildError(f"{name}: no form of the kernel can be built")

@@ -15,7 +15,7 @@ from effc.codegen.families.elementwise import unravel
 from effc.codegen.families.product_pack import pack_stage
 from effc.codegen.families.product_plan import Plan, plan_of
 from effc.codegen.isa import Isa
-from effc.codegen.kernel import FunctionBuilder, Kernel
+from effc.codegen.kernel import FunctionBuilder, Kernel, ParamKind
 from effc.codegen.region import Region
 from effc.codegen.tir import Expr, cast, const, index, load, splat, with_lanes
 from effc.ir.symbols import ceil_div, product, simplify
@@ -67,12 +67,10 @@ class _ProductBuilder:
             self.function.param("output", i, stored(access.dtype))
             for i, access in enumerate(region.outputs)
         ]
-        kind = "packed" if plan.runtime is None else "temporary"
+        kind: ParamKind = "packed" if plan.runtime is None else "temporary"
         self.panels = self.function.param(kind, "panels", plan.weight_dtype)
         self.sums = self.function.param("packed", "sums", "int32") if plan.is_integer else None
-        self.evaluator = Evaluator(
-            region, self.b, self.inputs, list(plan.inputs), pointwise=True
-        )
+        self.evaluator = Evaluator(region, self.b, self.inputs, list(plan.inputs), pointwise=True)
 
     def kernel(self) -> Kernel:
         """Emit the loops over tasks and close the kernel."""
@@ -242,9 +240,7 @@ class _ProductBuilder:
             value = load(spilled, lane)
             self._store(self.evaluator.fresh({self.plan.anchor: value}), Point(tuple(moved)))
 
-    def _centred(
-        self, tile: Tile, vector: int, coordinates: tuple[Expr, ...], total: Expr
-    ) -> Expr:
+    def _centred(self, tile: Tile, vector: int, coordinates: tuple[Expr, ...], total: Expr) -> Expr:
         """Take off the zero point of the activations where it is only known now."""
         plan, b, lanes = self.plan, self.b, self.isa.lanes
         if self.sums is None or plan.zero_point is None or plan.has_static_zero_point:
@@ -258,5 +254,3 @@ class _ProductBuilder:
             self.region.results, self.outputs, self.plan.outputs, strict=True
         ):
             scope.store(buffer, access, scope.value(node, point), point)
-
-

@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx
 from tvm import tirx
 
-from effc.codegen.arithmetic import NeedsScalar, argument
+from effc.codegen.arithmetic import NeedsScalarError, argument
 from effc.codegen.dtypes import held, stored
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import loop_order, unravel
@@ -68,7 +68,7 @@ def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kern
     for count, masked in ((lanes, isa.has_masks), (lanes, False), (1, False)):
         try:
             stage = _stage(region, anchor, window, name, symbols, Vectors(count, masked))
-        except NeedsScalar:
+        except NeedsScalarError:
             continue
         return Kernel("pool" if "pool" in op_name(anchor) else "reduce", (stage,))
     raise BuildError(f"{name}: no form of the kernel can be built")
@@ -112,7 +112,7 @@ def _combined(evaluator: Evaluator, anchor: fx.Node, window: Window, point: Poin
     source = anchor.args[0]
     lane_dim = next((d for d, out in window.fixed.items() if out == point.lane_dim), None)
     if point.lane_dim is not None and lane_dim is None:
-        raise NeedsScalar("lanes along a reduced dimension")
+        raise NeedsScalarError("lanes along a reduced dimension")
 
     def visit(axes: tuple[Axis, ...], where: dict[int, Expr]) -> None:
         if not axes:
@@ -191,7 +191,9 @@ def _sliding(
         end = tirx.Min(start + index((kernel - 1) * dilation + 1), b.size(size))
         if padding == 0:
             return start, b.let(end)
-        skipped = tirx.Div(tirx.Max(index(0) - start, index(0)) + index(dilation - 1), index(dilation))
+        skipped = tirx.Div(
+            tirx.Max(index(0) - start, index(0)) + index(dilation - 1), index(dilation)
+        )
         return b.let(start + skipped * index(dilation)), b.let(end)
 
     return bounds

@@ -4,12 +4,13 @@ Norms, softmax and run-time quantization are all of this kind. A row is read in 
 reductions depend on each other; values that a later pass needs again wait in a row buffer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import fx
 
 from effc.codegen.access import Access, joined
-from effc.codegen.arithmetic import NeedsScalar
+from effc.codegen.arithmetic import NeedsScalarError
 from effc.codegen.dtypes import held, stored
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
@@ -32,7 +33,7 @@ def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kern
     for lanes, masked in ((isa.lanes, isa.has_masks), (isa.lanes, False), (1, False)):
         try:
             return _RowBuilder(region, name, symbols, Vectors(lanes, masked)).kernel()
-        except NeedsScalar:
+        except NeedsScalarError:
             continue
     raise BuildError(f"{name}: no form of the kernel can be built")
 
@@ -97,9 +98,7 @@ class _RowBuilder:
         self.shape = accesses[0].shape if self.is_pointwise else self.domain
         count = len(region.inputs)
         self.output_accesses = accesses[count:]
-        self.evaluator = Evaluator(
-            region, self.b, self.inputs, accesses[:count], self.is_pointwise
-        )
+        self.evaluator = Evaluator(region, self.b, self.inputs, accesses[:count], self.is_pointwise)
 
     def _accesses(self) -> list[Access]:
         outputs = [access.aligned_to(self.domain) for access in self.region.outputs]
@@ -154,7 +153,7 @@ class _RowBuilder:
         for node in reductions:
             known[node] = self._finished(node, totals[node].result())
 
-    def _cover(self, at, ways: int) -> None:
+    def _cover(self, at: Callable[..., None], ways: int) -> None:
         """Cover the row: `ways` vectors a turn, then single vectors, then the tail."""
         b, lanes, length = self.b, self.vectors.lanes, self.length
         step = lanes * ways

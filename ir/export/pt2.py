@@ -4,10 +4,9 @@ The exported program is put together from the graph itself, not traced again, so
 loaded is what was saved.
 """
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import fx
@@ -24,7 +23,7 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.value_ranges import ValueRanges
 
-from effc.ir.errors import ModelError, NotAvailableError, UsageError
+from effc.ir.errors import EffcError, ModelError, NotAvailableError, UsageError
 from effc.ir.program import FORWARD, Program
 from effc.ir.trace.failures import one_line
 from effc.ir.trace.inputs import WantedInputs, example_tensors
@@ -51,20 +50,20 @@ def save_program(program: Program, path: str | Path) -> None:
     path = Path(path)
     if set(program.methods) != {FORWARD}:
         raise NotAvailableError("writing a program with several methods as .pt2")
-    exported = exported_of(program)
     extra = {FILE: to_json(record_of(program))}
+    temporary = path.parent / f".{uuid4().hex}.pt2"
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".pt2", delete=False) as file:
-            temporary = Path(file.name)
+        temporary.touch()
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     try:
         with quiet():
-            torch.export.save(exported, temporary, extra_files=extra)
-        temporary.chmod(_usual_mode())
+            torch.export.save(exported_of(program), temporary, extra_files=extra)
         temporary.replace(path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    except EffcError:
+        raise
     except Exception as error:  # torch raises whatever it cannot serialise
         raise ModelError(f"cannot write {program.name} as .pt2: {one_line(error)}") from error
     finally:
@@ -128,13 +127,8 @@ def _lifted(program: Program) -> tuple[fx.Graph, list[InputSpec], dict[str, torc
             mapping[node] = graph.node_copy(node, lambda old: mapping[old])
         if node.op == "placeholder":
             specs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(mapping[node].name), None))
+    for node in graph.find_nodes(op="placeholder"):
+        node.target = node.name  # the parameter in generated source; names are distinct
     for old, new in mapping.items():
         new.meta = {key: old.meta[key] for key in KEPT_METADATA if key in old.meta}
     return graph, specs, weights
-
-
-def _usual_mode() -> int:
-    """The permissions a newly created file has (a temporary file is private)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -104,5 +104,5 @@ def fused_multiply_add(x: Tensor, multiplier: Tensor, addend: Tensor) -> Tensor:
 
 @fused_multiply_add.register_fake
 def _(x: Tensor, multiplier: Tensor, addend: Tensor) -> Tensor:
-    shape = torch.broadcast_shapes(x.shape, multiplier.shape, addend.shape)
-    return x.new_empty(shape, dtype=torch.float32)
+    whole = torch.broadcast_tensors(x, multiplier, addend)[0]
+    return torch.empty_like(whole, dtype=torch.float32)

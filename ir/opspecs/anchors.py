@@ -2,46 +2,46 @@
 
 from torch import fx
 
-from effc.ir.opspec import Kind, OpSpec, numel
+from effc.ir.opspec import Kind, Macs, Names, OpSpec, numel
 from effc.ir.symbols import Size, product, simplify, size_of
 
 
-def _shape(node: fx.Node, names: dict) -> list[Size]:
+def _shape(node: fx.Node, names: Names) -> list[Size]:
     return [size_of(size, names) for size in node.meta["val"].shape]
 
 
-def _matrix_macs(node: fx.Node, names: dict) -> Size:
+def _matrix_macs(node: fx.Node, names: Names) -> Size:
     """Output elements times the length of the dot product (last dimension of the first factor)."""
     return simplify(numel(node, names) * _shape(node.args[0], names)[-1])
 
 
-def _bias_first_macs(node: fx.Node, names: dict) -> Size:
+def _bias_first_macs(node: fx.Node, names: Names) -> Size:
     return simplify(numel(node, names) * _shape(node.args[1], names)[-1])
 
 
-def _convolution_macs(node: fx.Node, names: dict) -> Size:
+def _convolution_macs(node: fx.Node, names: Names) -> Size:
     """Output elements times the filter's inputs; weight [out, in/groups, *kernel]."""
     return simplify(numel(node, names) * product(_shape(node.args[1], names)[1:]))
 
 
-def _transposed_macs(node: fx.Node, names: dict) -> Size:
+def _transposed_macs(node: fx.Node, names: Names) -> Size:
     """Input elements times the filter's outputs; weight [in, out/groups, *kernel]."""
     return simplify(numel(node.args[0], names) * product(_shape(node.args[1], names)[1:]))
 
 
-def _general_convolution_macs(node: fx.Node, names: dict) -> Size:
+def _general_convolution_macs(node: fx.Node, names: Names) -> Size:
     is_transposed = node.args[6]
     return (_transposed_macs if is_transposed else _convolution_macs)(node, names)
 
 
-def _attention_macs(node: fx.Node, names: dict) -> Size:
+def _attention_macs(node: fx.Node, names: Names) -> Size:
     """Scores and weighted sum: query [..., L, E], key [..., S, E], value [..., S, V]."""
     query, value = _shape(node.args[0], names), _shape(node.args[2], names)
     return simplify(product(query[:-1]) * value[-2] * (query[-1] + value[-1]))
 
 
-def _anchor(macs: object) -> OpSpec:
-    return OpSpec(Kind.ANCHOR, macs=macs)  # type: ignore[arg-type]
+def _anchor(macs: Macs) -> OpSpec:
+    return OpSpec(Kind.ANCHOR, macs=macs)
 
 
 MATRIX = [

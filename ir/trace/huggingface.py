@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from effc.ir.errors import ModelError
-from effc.ir.program import Program, TensorSpec
+from effc.ir.program import FORWARD, Program, TensorSpec
 from effc.ir.symbols import Size, Symbol
 from effc.ir.trace.failures import explain, violations
 from effc.ir.trace.huggingface_inputs import FIXED_SEQUENCE, inputs_of
@@ -25,6 +25,7 @@ from effc.ir.trace.request import Request
 from effc.ir.trace.sniff import Kind, sniff
 
 CONFIG = "config.json"
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 SHOWN_KEYS = 3
 FACTORY = "give package.module:factory, a function that builds it"
 
@@ -44,7 +45,21 @@ def open_folder(folder: Path, request: Request) -> Program:
     model = _load(folder, _read_config(folder))
     if request.wanted.specs or request.examples is not None:
         return trace_module(model, request.wanted, request.examples, name)
-    return _trace_freest(model, inputs_of(model, folder), name, request.notes)
+    program = _trace_freest(model, inputs_of(model, folder), name, request.notes)
+    _draw_tokens(program, model)
+    return program
+
+
+def _draw_tokens(program: Program, model: Any) -> None:
+    """Let the examples be of the whole vocabulary, not of its first two tokens."""
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", 2)
+    generator = torch.Generator().manual_seed(0)
+    program.examples[FORWARD] = tuple(
+        torch.randint(vocabulary, example.shape, generator=generator)
+        if spec.name.endswith("input_ids")
+        else example
+        for spec, example in zip(program.signature.inputs, program.examples[FORWARD], strict=True)
+    )
 
 
 def _transformer_folder(folder: Path) -> Path:
@@ -79,7 +94,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _load(folder: Path, config: dict[str, Any]) -> torch.nn.Module:
     """The model with its weights: float32, evaluation mode, no cache among its outputs."""
-    _check_weights(folder)
+    uses_safetensors = _has_safetensors(folder)
     try:
         with quiet():
             import transformers
@@ -88,16 +103,13 @@ def _load(folder: Path, config: dict[str, Any]) -> torch.nn.Module:
             'a Hugging Face folder needs the package transformers: pip install "effc[hf]"'
         ) from error
     kind = _architecture(folder, config, transformers)
-    options = {
-        "local_files_only": True,
-        "trust_remote_code": False,
-        "dtype": torch.float32,
-        "attn_implementation": "sdpa" if getattr(kind, "_supports_sdpa", False) else "eager",
-        "output_loading_info": True,
-    }
+    options = {"local_files_only": True, "trust_remote_code": False, "dtype": torch.float32}
+    options["use_safetensors"] = uses_safetensors
+    if hasattr(kind, "_supports_sdpa"):
+        options["attn_implementation"] = "sdpa" if kind._supports_sdpa else "eager"
     try:
         with quiet():
-            model, report = kind.from_pretrained(str(folder), **options)
+            model, report = kind.from_pretrained(str(folder), output_loading_info=True, **options)
     except Exception as error:  # transformers, safetensors and torch raise what they raise
         raise explain(error, f"cannot load the model in {folder}") from error
     if missing := sorted(report["missing_keys"]):
@@ -110,10 +122,10 @@ def _load(folder: Path, config: dict[str, Any]) -> torch.nn.Module:
     return module
 
 
-def _check_weights(folder: Path) -> None:
-    """Check that there are weights, and that loading those in torch's format runs no code."""
-    if any(folder.glob("*.safetensors")):
-        return
+def _has_safetensors(folder: Path) -> bool:
+    """Whether the weights are safetensors; if not, check that loading torch's runs no code."""
+    if any((folder / name).exists() for name in SAFETENSORS):
+        return True
     files = sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise ModelError(f"{folder} holds no weights; it needs model.safetensors")
@@ -121,6 +133,7 @@ def _check_weights(folder: Path) -> None:
         facts = sniff(file)
         if facts.kind is not Kind.STATE_DICT:
             raise ModelError(f"{file} is {facts.kind.value}, not plain weights; use safetensors")
+    return False
 
 
 def _architecture(folder: Path, config: dict[str, Any], transformers: Any) -> Any:

@@ -37,7 +37,7 @@ def canonical_call(node: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
     for position, entry in enumerate(schema.arguments):
         value = _given(node, position, entry)
         if entry.kwarg_only:
-            if entry.name not in PLACEMENT and not _is_default(entry, value):
+            if not _is_implied(entry.name, value) and not _is_default(entry, value):
                 kwargs[entry.name] = value
             continue
         args.append(_positive(node, entry.name, _full_length(entry, value)))
@@ -52,6 +52,13 @@ def _given(node: fx.Node, position: int, entry: Any) -> Any:
     if position < len(node.args) and not entry.kwarg_only:
         return node.args[position]
     return node.kwargs.get(entry.name, entry.default_value)
+
+
+def _is_implied(name: str, value: Any) -> bool:
+    """Whether a keyword says only where a result lies in memory, on the host."""
+    if name == "device" and value is not None:
+        return torch.device(value).type == "cpu"
+    return name in PLACEMENT
 
 
 def _is_default(entry: Any, value: Any) -> bool:

@@ -15,6 +15,7 @@ from effc.ir.edit import Editor
 from effc.ir.program import Program
 from effc.passes.clean.matching import aten, is_call
 
+VIEW = aten.view.default
 RESHAPES = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 Layouts = dict[fx.Node, tuple[Any, ...]]
 
@@ -43,29 +44,25 @@ def settle_views(program: Program, before: Layouts, name: str) -> bool:
     for method, module in program.methods.items():
         editor = Editor(program, method, name)
         for node in list(module.graph.nodes):
-            if node.op != "call_function" or before.get(node) == _input_layouts(node):
-                continue
+            is_settled = before.get(node) == _input_layouts(node)
             if is_call(node, *RESHAPES):
-                exchanged += _settle(node, editor)
-            else:
+                exchanged += not (is_settled and is_call(node, VIEW)) and _settle(node, editor)
+            elif node.op == "call_function" and not is_settled:
                 editor.refresh(node)
         editor.finish()
     return exchanged > 0
 
 
 def _settle(node: fx.Node, editor: Editor) -> bool:
-    new = _best(node, editor)
+    """Put the best operator in place of a change of shape; return whether it is another one."""
+    x, shape = node.args[:2]
+    try:
+        new = editor.call(node, VIEW, x, shape, before=node)
+    except (RuntimeError, ValueError):  # the elements would have to move
+        new = editor.call(node, aten.reshape.default, x, shape, before=node)
     is_exchange = new.target is not node.target
     editor.replace(node, new)
     return is_exchange
-
-
-def _best(node: fx.Node, editor: Editor) -> fx.Node:
-    x, shape = node.args[:2]
-    try:
-        return editor.call(node, aten.view.default, x, shape, before=node)
-    except (RuntimeError, ValueError):
-        return editor.call(node, aten.reshape.default, x, shape, before=node)
 
 
 def _input_layouts(node: fx.Node) -> tuple[Any, ...]:

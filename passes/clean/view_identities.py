@@ -46,7 +46,7 @@ def _unchanged(node: fx.Node) -> fx.Node | None:
 def _does_nothing(node: fx.Node) -> bool:
     """Whether a call whose result has the type of its input gives its input."""
     args: Any = node.args
-    settings = args[1] if len(args) > 1 else None
+    settings: Any = args[1] if len(args) > 1 else None
     if is_call(node, *KEEP_WHERE_SHAPE_STAYS):
         return True
     if is_call(node, aten.permute.default):

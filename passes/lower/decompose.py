@@ -27,7 +27,13 @@ class DecomposeRows(Pass):
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Apply every rule until none fits."""
         rules = (
-            _SplitBias(), _LayerNorm(), _RmsNorm(), _Softmax(), _GroupNorm(), _QuantizeDynamic(), _Split()
+            _SplitBias(),
+            _LayerNorm(),
+            _RmsNorm(),
+            _Softmax(),
+            _GroupNorm(),
+            _QuantizeDynamic(),
+            _Split(),
         )
         rewrites = apply(program, rules)
         return Outcome(rewrites.changed, dict(rewrites.fired), tuple(rewrites.refusals))
@@ -106,7 +112,7 @@ class _RmsNorm:
         return None if len(node.args[1]) == 1 else "normalises more than the last dimension"
 
     def rewrite(self, node: fx.Node, editor: Editor) -> None:
-        """x / sqrt(mean(x^2) + eps) * weight."""
+        """X / sqrt(mean(x^2) + eps) * weight."""
         new, x = Chain(editor, node), node.args[0]
         weight, eps = _argument(node, 2, "weight"), _argument(node, 3, "eps")
         eps = torch.finfo(x.meta["val"].dtype).eps if eps is None else eps
@@ -226,7 +232,12 @@ class _Split:
         editor.replace(node, new(aten.slice.Tensor, x, dim, start, start + sizes[position]))
 
 
-SPLITS = ("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default", "aten.unbind.int")
+SPLITS = (
+    "aten.split.Tensor",
+    "aten.split_with_sizes.default",
+    "aten.chunk.default",
+    "aten.unbind.int",
+)
 
 
 def _split_dim(node: fx.Node) -> int:

@@ -15,7 +15,6 @@ from effc.ir.program import Program
 from effc.ir.symbols import Size
 
 
-
 @dataclass
 class Group:
     """Operators that one kernel will compute.
@@ -158,5 +157,5 @@ class Grouping:
         return not any(self._depends(node, group) for node in outside)
 
 
-ROLES = {Kind.ANCHOR: "anchor", Kind.REDUCE: "reduce", Kind.ROW: "reduce"}
+ROLES: dict[Kind | None, str] = {Kind.ANCHOR: "anchor", Kind.REDUCE: "reduce", Kind.ROW: "reduce"}
 ROW_REDUCTIONS = {"aten.mean.dim", "aten.sum.dim_IntList", "aten.amax.default", "aten.amin.default"}

@@ -128,7 +128,9 @@ class _IntegerProduct:
             column = [-1]
         else:
             settings = [list(value) for value in node.args[3:6]]
-            total = new(effc.conv2d_integer.default, codes, weight, zero_point, *settings, node.args[6])
+            total = new(
+                effc.conv2d_integer.default, codes, weight, zero_point, *settings, node.args[6]
+            )
             column = [-1, 1, 1]
         multiplier = _multiplier(editor, new, scale, weight_scale, column)
         addend = _addend(editor, node, bias, weight, column)
@@ -143,7 +145,9 @@ def _multiplier(
     if scale.op == "get_attr":
         product = attribute(editor.module, scale.target) * tensors
         return editor.weight(f"{weight_scale.target}_product", product, new.node)
-    return new(aten.mul.Tensor, scale, editor.weight(f"{weight_scale.target}_row", tensors, new.node))
+    return new(
+        aten.mul.Tensor, scale, editor.weight(f"{weight_scale.target}_row", tensors, new.node)
+    )
 
 
 def _addend(
@@ -165,19 +169,15 @@ class _AddDequantized:
     name = "add-dequantized"
 
     def match(self, node: fx.Node) -> bool:
-        return (
-            is_call(node, "aten.add.Tensor")
-            and not node.kwargs
-            and self._side(node) is not None
-        )
+        return is_call(node, "aten.add.Tensor") and not node.kwargs and self._side(node) is not None
 
     def _side(self, node: fx.Node) -> int | None:
         """Which operand is dequantized and as large as the result."""
         for side in (1, 0):
             operand, other = node.args[side], node.args[1 - side]
-            if is_call(operand, DEQUANTIZE) and isinstance(other, fx.Node):
-                if operand.meta["val"].shape == node.meta["val"].shape:
-                    return side
+            fits = is_call(operand, DEQUANTIZE) and isinstance(other, fx.Node)
+            if fits and operand.meta["val"].shape == node.meta["val"].shape:
+                return side
         return None
 
     def check(self, node: fx.Node, program: Program) -> str | None:

@@ -1,4 +1,4 @@
-"""Which memory order region results want: channels-last around convolutions, permuted for readers."""
+"""Which memory order results want: channels-last around convolutions, permuted for readers."""
 
 import torch
 from torch import fx

@@ -6,7 +6,7 @@ and every kernel has its own reference.
 
 import operator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import networkx as nx
 import torch
@@ -18,7 +18,7 @@ from effc.ir.program import Program, attribute, set_attribute
 from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.lower.grouping import Group, Grouping
 
-Unit = fx.Node | int
+Unit: TypeAlias = fx.Node | int
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def _extract(module: fx.GraphModule, grouping: Grouping) -> fx.GraphModule:
     """Build the outer graph, with a submodule per group."""
     groups = grouping.groups
     result = fx.GraphModule(torch.nn.Module(), fx.Graph())
-    graph, mapping = fx.Graph(), {}
+    graph = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
     for unit in _sorted_units(module, grouping, groups):
         if isinstance(unit, int):
             _call_region(result, graph, groups[unit], unit, mapping, grouping)
@@ -113,7 +114,8 @@ def region_module(
     inputs: list[fx.Node], nodes: list[fx.Node], outputs: list[fx.Node]
 ) -> fx.GraphModule:
     """A graph module of some nodes; its inputs are placeholders, its output a tuple."""
-    graph, mapping = fx.Graph(), {}
+    graph = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
     for position, node in enumerate(inputs):
         mapping[node] = graph.placeholder(f"in_{position}")
         mapping[node].meta = {"val": node.meta.get("val")}

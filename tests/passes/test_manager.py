@@ -102,6 +102,11 @@ def test_a_pass_that_breaks_the_program_is_named() -> None:
     assert str(caught.value).startswith(f"after {text_of('break')}: test.forward: output is ")
 
 
+def test_passes_that_run_without_the_manager_are_verified_in_tests() -> None:
+    with pytest.raises(VerifyError, match="its signature says"):
+        Edit("break").run(small(), PassContext())
+
+
 def test_a_broken_input_is_refused_before_any_pass() -> None:
     program = small()
     del last_call(program).meta["val"]

@@ -1,11 +1,11 @@
 """effc: a compiler that makes trained models small, fast and deployable.
 
-    import effc
+import effc
 
-    program = effc.trace(module, example_inputs)
-    artifact = effc.compile(program, target="native", calibration=batches, out="out/")
-    print(artifact.report)
-    outputs = effc.load("out/")(inputs)
+program = effc.trace(module, example_inputs)
+artifact = effc.compile(program, target="native", calibration=batches, out="out/")
+print(artifact.report)
+outputs = effc.load("out/")(inputs)
 """
 
 import importlib

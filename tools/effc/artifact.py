@@ -100,7 +100,7 @@ def write_extras(
     outputs = best.program.run(tensors)
     arrays = {f"input.{name}": value for name, value in inputs.items()}
     arrays |= {f"output.{name}": value.numpy() for name, value in outputs.items()}
-    np.savez(folder / SAMPLE, **arrays)
+    np.savez(folder / SAMPLE, **arrays)  # type: ignore[arg-type]
     (folder / README).write_text(_readme(report, best))
 
 
@@ -118,7 +118,7 @@ model = effc.load("{best.program.name}")  # this folder
 result = model({names})
 ```
 
-`effc run FOLDER` runs the sample in `{SAMPLE}` and checks it; `effc report FOLDER` shows how this was
-made; `{RECIPE}` repeats it. From C: `effc.h` describes `model.so`, which needs only
+`effc run FOLDER` runs the sample in `{SAMPLE}` and checks it; `effc report FOLDER` shows how this
+was made; `{RECIPE}` repeats it. From C: `effc.h` describes `model.so`, which needs only
 `weights.safetensors`.
 """

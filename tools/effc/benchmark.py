@@ -84,5 +84,7 @@ def _program(source: str, artifact: Artifact, model: Model) -> Program:
     program = open_model(source, inputs=recipe["inputs"], trust_pickle=recipe["trust_pickle"])
     wanted = {spec.name for spec in model.signature.inputs}
     if {spec.name for spec in program.signature.inputs} != wanted:
-        raise UsageError(f"{source} does not take the artifact's inputs {', '.join(sorted(wanted))}")
+        raise UsageError(
+            f"{source} does not take the artifact's inputs {', '.join(sorted(wanted))}"
+        )
     return PassManager.parse(CLEAN).run(program).program

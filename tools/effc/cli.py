@@ -7,7 +7,18 @@ from types import FrameType
 
 import typer
 
-from effc.commands import bench, compile, eval, explain, inspect, listings, opt, planned, report, run
+from effc.commands import (
+    bench,
+    compile,
+    eval,
+    explain,
+    inspect,
+    listings,
+    opt,
+    planned,
+    report,
+    run,
+)
 from effc.ir import options
 from effc.ir.errors import INTERNAL, USAGE
 from effc.version import __version__
@@ -65,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; print errors as one line and return the exit code."""
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        code = app(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+        code = app(
+            args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False
+        )
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; the output folder is as it was", INTERRUPTED)
     except _Terminated:

@@ -1,7 +1,7 @@
 """Task quality: built-in metrics and the user's own.
 
-A metric is a function of an iterable of `(outputs, labels)`: outputs by name as arrays, labels as the
-data gave them. Its attribute `better` is `higher` (the default) or `lower`.
+A metric is a function of an iterable of `(outputs, labels)`: outputs by name as arrays, labels as
+the data gave them. Its attribute `better` is `higher` (the default) or `lower`.
 """
 
 import math
@@ -135,7 +135,7 @@ def top1(results: Results) -> float:
 
 
 def perplexity(results: Results) -> float:
-    """exp of the mean negative log-likelihood; outputs `[batch, length, vocabulary]`, labels
+    """Exp of the mean negative log-likelihood; outputs `[batch, length, vocabulary]`, labels
     `[batch, length]`, -100 where there is none.
     """
     loss, count = 0.0, 0
@@ -174,5 +174,3 @@ def sqnr(results: Results) -> float:
     if noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
-
-

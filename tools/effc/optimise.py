@@ -47,8 +47,8 @@ def instruments_for(
 def bisected(manager: PassManager, program: Program, context: PassContext, command: str) -> str:
     """Find the first pass after which a shell command fails.
 
-    The command gets the program as a `.pt2` file: `{}` in it is replaced by the path, or the path is
-    appended.
+    The command gets the program as a `.pt2` file: `{}` in it is replaced by the path, or the path
+    is appended.
 
     Returns:
         A line that names the pass.

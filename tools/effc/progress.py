@@ -20,8 +20,8 @@ def progress_on_stderr(quiet: bool = False) -> Iterator[Progress]:
 
 
 def _bars() -> Iterator[Progress]:
-    from rich.console import Console
     from rich import progress as rich_progress
+    from rich.console import Console
 
     columns = (
         rich_progress.TextColumn("{task.description:<24}"),

@@ -47,7 +47,7 @@ def sample_inputs(
 def sized_inputs(
     signature: Signature, sizes: dict[str, int], known: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Known arrays repeated or cut to the given sizes; what is not known comes from a fixed seed."""
+    """Known arrays repeated or cut to the given sizes; unknown ones come from a fixed seed."""
     return {spec.name: _sized(spec, sizes, known.get(spec.name)) for spec in signature.inputs}
 
 

@@ -140,7 +140,9 @@ def benchmark_table(result: dict[str, Any]) -> Table:
             row["what"], time_text(row["median"]), time_text(row["low"]), time_text(row["high"]),
             str(row["runs"]), f"{row['median'] / own:.2f}x",
         )  # fmt: skip
-    table.caption = f"size {size_text(result['size_nbytes'])}, memory {size_text(result['memory_nbytes'])}"
+    table.caption = (
+        f"size {size_text(result['size_nbytes'])}, memory {size_text(result['memory_nbytes'])}"
+    )
     return table
 
 

@@ -68,7 +68,7 @@ def _drop_problem(
         return []
     return [
         f"quality budget of {drop} not met: {metric.name} is {best.quality:.4f}, the baseline's "
-        f"{baseline.quality:.4f}; the nearest reached is a loss of {loss:.4f}, allowed {allowed:.4f}"
+        f"{baseline.quality:.4f}; the nearest reached loses {loss:.4f}, allowed is {allowed:.4f}"
     ]
 
 

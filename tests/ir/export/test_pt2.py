@@ -166,6 +166,29 @@ def test_nothing_is_left_behind(program: Program, tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o444
 
 
+def test_a_file_in_place_of_a_folder(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(UsageError, match="Not a directory"):
+        save_program(program, tmp_path / "file" / "saved.pt2")
+
+
+def test_weights_whose_names_look_alike(tmp_path: Path) -> None:
+    class Alike(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(2, 2)
+            self.register_buffer("a_weight", torch.ones(2))
+
+        def forward(self, b_a_weight: torch.Tensor) -> torch.Tensor:
+            return self.a(b_a_weight) + self.a_weight
+
+    program = open_model(Alike(), inputs=["b_a_weight:f32[2]"])
+    found = reopened(program, tmp_path)
+    assert program_text(found) == program_text(program)
+    x = {"b_a_weight": torch.randn(2)}
+    assert torch.equal(found.run(x)["output"], program.run(x)["output"])
+
+
 def test_a_folder_that_does_not_exist(program: Program, tmp_path: Path) -> None:
     path = tmp_path / "missing" / "saved.pt2"
     with pytest.raises(UsageError) as caught:

@@ -99,7 +99,7 @@ def change_json(document: dict[str, Any], chance: random.Random) -> None:
         owner = owner[key]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(20))
 def test_descriptions_with_a_wrong_value(seed: int, rewrite: Any) -> None:
     """An archive whose checksums are right but whose description is not."""
     chance = random.Random(seed)

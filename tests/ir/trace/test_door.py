@@ -10,7 +10,7 @@ from effc.ir import provenance
 from effc.ir.errors import EffcError, ModelError, UsageError
 from effc.ir.opspec import op_name
 from effc.ir.program import attribute
-from effc.ir.trace import open_model
+from effc.ir.trace import archive, open_model
 from effc.ir.verify import unknown_operators, verify
 
 BATCHED = ["x:f32[batch=1..8,4]"]
@@ -116,6 +116,16 @@ def test_a_saved_archive(saved_model: Path) -> None:
     exported = torch.export.load(saved_model)
     x = torch.randn(3, 4)
     assert torch.equal(program.run({"x": x})["y"], exported.module()(x)["y"])
+
+
+def test_large_archives_are_copied_by_way_of_a_file(
+    saved_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "IN_MEMORY_NBYTES", 16)
+    program = open_model(saved_model)
+    assert torch.equal(
+        program.weights()["layer.bias"], torch.export.load(saved_model).state_dict["layer.bias"]
+    )
 
 
 def test_names_and_ranges_for_a_saved_archive(saved_model: Path) -> None:

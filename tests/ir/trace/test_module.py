@@ -98,6 +98,11 @@ def test_symbols_carry_the_users_names_and_ranges() -> None:
     assert program.run({"x": one, "y": one})["output"].item() == 2
 
 
+def test_a_symbol_without_range_is_unbounded() -> None:
+    program = open_model(nn.ReLU(), inputs=["input:f32[n,4]"])
+    assert str(program.symbols["n"]) == "n=1..2147483648"
+
+
 def test_example_inputs_alone_give_fixed_shapes() -> None:
     program = open_model(Add(), example_inputs=(torch.ones(2, 3), torch.ones(2, 3)), name="mine")
     assert str(program.signature) == "(x: f32[2, 3], y: f32[2, 3]) -> (output: f32[2, 3])"

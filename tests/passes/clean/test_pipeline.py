@@ -5,9 +5,10 @@ from functools import cache
 
 import pytest
 import torch
+from torch.nn import functional
 
 from effc.ir.opspec import op_name
-from effc.ir.program import Program
+from effc.ir.program import Program, copy_module
 from effc.ir.provenance import source
 from effc.ir.testing import (
     EXACT,
@@ -16,12 +17,14 @@ from effc.ir.testing import (
     assert_same_outputs,
     operators,
     random_inputs,
+    recorded,
 )
 from effc.ir.verify import unknown_operators
 from effc.passes.clean.pipeline import CLEAN
 from effc.passes.manager import PassManager
 from effc.passes.report import PipelineReport
 
+aten = torch.ops.aten
 ROUNDED = ROUNDING[torch.float32]
 TOLERANCES = {
     "resnet": ROUNDED,
@@ -129,6 +132,20 @@ def test_sources_survive(name: str, model: Models, report: Reports) -> None:
     ]
     assert after <= before
     assert all(anchors)
+
+
+def test_methods_still_share_their_weights() -> None:
+    norm = (torch.tensor([0.5, 1.0]), torch.tensor([2.0, 1.5]))
+    kernel = torch.arange(4.0).view(2, 2, 1, 1)
+    program = recorded(lambda x: functional.batch_norm(aten.conv2d(x, kernel), *norm), x=kernel)
+    program.methods["decode"] = copy_module(program.forward)
+    program.signatures["decode"] = program.signature
+    after = PassManager.parse(CLEAN).run(program).program
+    first, second = (dict(module.named_buffers()) for module in after.methods.values())
+    assert first.keys() == second.keys()
+    assert all(first[name] is second[name] for name in first)
+    for method in after.methods:
+        assert_same_outputs(program, after, tolerance=ROUNDED, method=method)
 
 
 def test_weights_of_the_input_program_are_not_written(model: Models, report: Reports) -> None:

@@ -27,7 +27,9 @@ def command(
         facts["layers"] = {n: v for n, v in facts["layers"].items() if fnmatchcase(n, layer)}
         facts["refusals"] = [r for r in facts["refusals"] if fnmatchcase(r["source"], layer)]
         if not facts["layers"] and not facts["refusals"]:
-            raise UsageError(f"layer {layer!r} matches nothing; layers are {', '.join(known[:6])}, ...")
+            raise UsageError(
+                f"layer {layer!r} matches nothing; layers are {', '.join(known[:6])}, ..."
+            )
     if as_json:
         typer.echo(json.dumps(facts, indent=1, default=str))
     else:

@@ -12,9 +12,7 @@ from effc.commands import options as shared
 def command(
     model: shared.Model,
     passes: Annotated[str, typer.Option("-p", "--passes", help="The pipeline to run.")],
-    out: Annotated[
-        str | None, typer.Option("-o", "--out", help="The .pt2 file to write.")
-    ] = None,
+    out: Annotated[str | None, typer.Option("-o", "--out", help="The .pt2 file to write.")] = None,
     target: shared.TargetName = "native",
     inputs: shared.Inputs = None,
     calib: Annotated[str | None, typer.Option("--calib", help="Calibration data.")] = None,

@@ -30,9 +30,7 @@ Sizes = Annotated[
 ]
 Metric = Annotated[
     str | None,
-    typer.Option(
-        "--metric", help="top1, perplexity, cosine, sqnr, or package.module:function."
-    ),
+    typer.Option("--metric", help="top1, perplexity, cosine, sqnr, or package.module:function."),
 ]
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", help="Tokenizer folder for text data.")

@@ -1,7 +1,7 @@
 """`effc run`: run an artifact on its sample or on given inputs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,12 +39,12 @@ def command(
         typer.echo("the sample's outputs are as expected")
     if output:
         try:
-            np.savez(output, **results)
+            np.savez(output, **results)  # type: ignore[arg-type]
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from error
 
 
-def read_arrays(path: Path) -> "dict[str, object]":
+def read_arrays(path: Path) -> dict[str, Any]:
     """The arrays of an `.npz` file.
 
     Raises:
@@ -63,7 +63,7 @@ def read_arrays(path: Path) -> "dict[str, object]":
         raise UsageError(f"cannot read {path} as .npz: {error}") from error
 
 
-def check_sample(artifact, results, expected) -> None:  # type: ignore[no-untyped-def]
+def check_sample(artifact: Any, results: dict[str, Any], expected: dict[str, Any]) -> None:
     """Compare outputs with the sample's, as closely as the compile found them to agree."""
     import torch
 

@@ -1,0 +1,45 @@
+# One command each. `make env` makes everything the other targets need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKERS ?= 2
+
+.PHONY: env run test check format bench golden clean
+
+env: $(STAMP)
+
+# PyTorch first and pinned: its CPU build is picked up, and nothing asks for another one after it.
+$(STAMP): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade "pip>=24" "setuptools>=77" wheel
+	$(BIN)/pip install --quiet --disable-pip-version-check -c requirements.lock torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation \
+		-c requirements.lock -e ".[dev]"
+	touch $(STAMP)
+
+run: $(STAMP)
+	PYTHONPATH=tools $(BIN)/python -m zoo.demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	mkdir -p build/src/effc
+	$(BIN)/python tools/dev/link_sources.py
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)
+	PYTHONPATH=tools $(BIN)/python -m bench.speed
+
+golden: $(STAMP)
+	$(BIN)/python -m pytest -q tests/golden --rewrite-golden
+
+clean:
+	rm -rf build out bench/*.json .pytest_cache .mypy_cache .ruff_cache

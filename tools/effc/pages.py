@@ -1,0 +1,146 @@
+"""The report as one HTML page without scripts: tables, and bars for sensitivity and time."""
+
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from effc.ir.errors import UsageError
+from effc.tables import size_text, time_text
+
+STYLE = """
+:root { --ink: #1c2733; --soft: #5b6b7a; --line: #dde3e9; --bar: #2f6fb3; --good: #1f8a5b;
+        --bad: #b3402f; }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 62rem;
+       margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2.2rem; }
+p.soft { color: var(--soft); margin-top: 0; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--line);
+         vertical-align: top; }
+th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right;
+     font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.bar { width: 38%; } .bar div { background: var(--bar); height: .8rem; border-radius: 2px; }
+.good { color: var(--good); } .bad { color: var(--bad); }
+"""
+
+
+def write_page(report: dict[str, Any], path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    try:
+        path.write_text(page(report), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def page(report: dict[str, Any]) -> str:
+    """The page as text."""
+    at, environment = report["measured_at"], report["environment"]
+    sizes = ", ".join(f"{name} {value}" for name, value in at["sizes"].items())
+    subtitle = f"{at['target']}, {at['threads']} threads{', ' + sizes if sizes else ''}; "
+    subtitle += f"{environment['cpu']}, effc {environment['effc']}"
+    name = escape(report["model"]["name"])
+    parts = [
+        f"<h1>{name}</h1><p class=soft>{escape(subtitle)}</p>",
+        _verdict(report),
+        _section("Baseline and result", _comparison(report)),
+        _section("Signal to noise of each layer's format", _sensitivity(report)),
+        _section("Where the time goes", _time(report)),
+        _section("Passes", _passes(report)),
+        _section("Left alone", _refusals(report)),
+    ]
+    head = f"<meta charset=utf-8><title>{name}</title><style>{STYLE}</style>"
+    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+
+
+def _section(title: str, content: str) -> str:
+    return f"<h2>{escape(title)}</h2>{content}" if content else ""
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]], numeric: set[int]) -> str:
+    def cells(values: Iterable[str], tag: str) -> str:
+        return "".join(
+            f"<{tag} class=n>{v}</{tag}>" if i in numeric else f"<{tag}>{v}</{tag}>"
+            for i, v in enumerate(values)
+        )
+
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f"<table><tr>{cells(head, 'th')}</tr>{body}</table>" if body else ""
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    lines = [f"<p class=bad>{escape(p)}</p>" for p in report["verdict"]["problems"]]
+    lines += [f"<p>{escape(note)}</p>" for note in report["notes"]]
+    return "".join(lines) or "<p class=good>Not slower than the baseline, within all budgets.</p>"
+
+
+def _comparison(report: dict[str, Any]) -> str:
+    baseline, result = report["baseline"], report["result"]
+    rows = []
+    if report["metric"] and baseline["quality"] is not None:
+        before, after = baseline["quality"], result["quality"]
+        name = escape(report["metric"]["name"])
+        rows.append([name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"])
+    if baseline["latency"]:
+        before, after = baseline["latency"]["median"], result["latency"]["median"]
+        faster = f"{before / after:.2f}x faster"
+        rows.append(["latency (median)", time_text(before), time_text(after), faster])
+    for label, key in (("size on disk", "size_nbytes"), ("peak memory", "memory_nbytes")):
+        share = f"{result[key] / baseline[key]:.0%}"
+        rows.append([label, size_text(baseline[key]), size_text(result[key]), share])
+    return _table(["", "float32 baseline", "compiled", "change"], rows, {1, 2, 3})
+
+
+def _bar(share: float) -> str:
+    return f"<div class=bar><div style='width:{100 * max(min(share, 1.0), 0.0):.1f}%'></div></div>"
+
+
+def _sensitivity(report: dict[str, Any]) -> str:
+    layers = [
+        (name, notes)
+        for row in report["passes"]
+        for name, notes in row["notes"].get("layers", {}).items()
+        if isinstance(notes.get("sqnr_db"), int | float)
+    ]
+    top = max((notes["sqnr_db"] for _, notes in layers), default=1.0)
+    rows = [
+        [escape(name), escape(notes.get("activation", "")), f"{notes['sqnr_db']:.1f} dB",
+         _bar(notes["sqnr_db"] / top)]
+        for name, notes in sorted(layers, key=lambda entry: entry[1]["sqnr_db"])
+    ]  # fmt: skip
+    return _table(["layer", "activation", "SQNR", ""], rows, {2})
+
+
+def _time(report: dict[str, Any]) -> str:
+    steps = sorted(report["profile"], key=lambda row: -row["seconds"])
+    total = sum(row["seconds"] for row in steps) or 1.0
+    longest = steps[0]["seconds"] if steps else 1.0
+    rows = [
+        [escape(row["source"]), escape(row["family"]), time_text(row["seconds"]),
+         f"{row['seconds'] / total:.1%}", _bar(row["seconds"] / (longest or 1.0))]
+        for row in steps[:40]
+    ]  # fmt: skip
+    return _table(["layer", "kernel", "time", "share", ""], rows, {2, 3})
+
+
+def _passes(report: dict[str, Any]) -> str:
+    rows = [
+        [f"<code>{escape(row['text'])}</code>", time_text(row["seconds"]),
+         "yes" if row["changed"] else "no"]
+        for row in [*report["clean"], *report["passes"], *report["lowering"]]
+    ]  # fmt: skip
+    return _table(["pass", "time", "changed"], rows, {1})
+
+
+def _refusals(report: dict[str, Any]) -> str:
+    rows = [
+        [escape(entry["rule"]), escape(entry["reason"]), str(entry["count"]),
+         escape(", ".join(entry["sources"][:3]))]
+        for row in [*report["clean"], *report["passes"], *report["lowering"]]
+        for entry in row["refusals"]
+    ]  # fmt: skip
+    return _table(["rule", "reason", "count", "where"], rows, {2})
