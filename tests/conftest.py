@@ -6,11 +6,15 @@ from functools import wraps
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from effc.ir.program import Program
 from effc.ir.verify import verify
 from effc.passes import manager
 from effc.passes.base import Outcome, Pass, PassContext
+
+settings.register_profile("effc", deadline=None, derandomize=True, database=None)
+settings.load_profile("effc")
 
 Run = Callable[[Pass, Program, PassContext], Outcome]
 

@@ -20,19 +20,36 @@ def asserts(function: ast.AST) -> bool:
     return any(name in CHECKS or name.startswith("assert_") for name in called(function))
 
 
-def silent_tests(source: str) -> list[str]:
-    """Names of the test functions of a file that check nothing, themselves or in a helper."""
-    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
-    asserting = {function.name for function in functions if asserts(function)}
-    tests = [function for function in functions if function.name.startswith("test_")]
+def functions(source: str) -> list[ast.FunctionDef]:
+    """Every function and method of a file."""
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+
+
+def silent_tests(source: str, shared: str = "") -> list[str]:
+    """Names of the test functions of a file that check nothing, themselves or in a helper.
+
+    Args:
+        source: The file.
+        shared: The `conftest.py` files whose fixtures it may use.
+    """
+    helpers = functions(source) + functions(shared)
+    asserting = {function.name for function in helpers if asserts(function)}
+    tests = [function for function in functions(source) if function.name.startswith("test_")]
     return [test.name for test in tests if not (asserts(test) or called(test) & asserting)]
+
+
+def fixtures_of(file: Path) -> str:
+    """The sources of the `conftest.py` files beside and above a test file."""
+    folders = [folder for folder in file.parents if folder.is_relative_to(TESTS)]
+    paths = [folder / "conftest.py" for folder in folders]
+    return "\n".join(path.read_text() for path in paths if path.exists())
 
 
 def test_every_test_asserts() -> None:
     found = {
         str(file.relative_to(TESTS)): names
         for file in sorted(TESTS.rglob("test_*.py"))
-        if (names := silent_tests(file.read_text()))
+        if (names := silent_tests(file.read_text(), fixtures_of(file)))
     }
     assert found == {}
 
@@ -48,3 +65,6 @@ def test_helped(): helper()
 def helper(): assert 1
 """
     assert silent_tests(source) == ["test_silent"]
+    shared = "class Compiled:\n    def check(self): assert 1"
+    assert silent_tests("def test_fixture(made): made.check()", shared) == []
+    assert silent_tests("def test_fixture(made): made.look()", shared) == ["test_fixture"]

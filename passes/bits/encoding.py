@@ -1,5 +1,6 @@
 """Scale and zero point of a static uint8 activation, and the error they promise."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,8 @@ class Encoding:
     Attributes:
         scale: A float32 number.
         zero_point: The code of 0.0.
-        sqnr_db: Predicted signal to quantization-noise ratio over the calibration data.
+        sqnr_db: Predicted signal to quantization-noise ratio of the typical slice (token, image)
+            of the calibration data; few large ones do not hide that the others drown.
     """
 
     scale: float
@@ -51,14 +53,18 @@ def encoding_of(group: Group, statistics: Statistics, observe: Observer) -> Enco
     minimum, maximum = min(p.minimum for p in parts), max(p.maximum for p in parts)
     scale, zero_point = encode(*observe(merged, minimum, maximum, CODES, False))
     low, high = -zero_point * scale, (CODES - 1 - zero_point) * scale
-    signal = sum(float(p.channel_square.sum()) for p in parts) / sum(p.count for p in parts)
-    return Encoding(
-        scale, zero_point, sqnr_db(signal, float(squared_error(merged, low, high, CODES)[0]))
-    )
+    slices = sum(part.slices for part in parts)
+    signal = math.exp(sum(part.slice_log_energy for part in parts) / slices) if slices else 0.0
+    noise = float(squared_error(merged, low, high, CODES)[0])
+    return Encoding(scale, zero_point, sqnr_db(signal, noise))
 
 
 def dynamic_db(statistics: ValueStatistics) -> float:
-    """Predicted signal-to-noise ratio of one scale per slice: steps squared over 12, averaged."""
-    signal = float(statistics.channel_square.sum()) / statistics.count
-    noise = statistics.slice_square / statistics.slices / (CODES - 1) ** 2 / 12
-    return sqnr_db(signal, noise)
+    """Predicted signal-to-noise ratio of one scale per slice, for the typical slice.
+
+    The noise of a slice is its step squared over 12, the variance of an even distribution.
+    """
+    if not statistics.slices:
+        return math.inf
+    log_ratio = (statistics.slice_log_energy - statistics.slice_log_range) / statistics.slices
+    return 10 * (log_ratio / math.log(10) + math.log10(12 * (CODES - 1) ** 2))

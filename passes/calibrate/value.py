@@ -39,8 +39,9 @@ class ValueStatistics:
         maximum: Largest element.
         histogram: Counts of all elements.
         rows: Number of vectors over the channels.
-        slices: Number of slices.
-        slice_square: Sum over slices of the squared range (widened to hold 0).
+        slices: Number of slices that are not all 0.
+        slice_log_energy: Sum over those of the logarithm of their mean square.
+        slice_log_range: Sum over those of the logarithm of their squared range (widened to hold 0).
         channel_max: float32 [channels], largest magnitude.
         channel_sum: float64 [channels].
         channel_square: float64 [channels], sum of squares.
@@ -53,7 +54,8 @@ class ValueStatistics:
     histogram: Histogram
     rows: int
     slices: int
-    slice_square: float
+    slice_log_energy: float
+    slice_log_range: float
     channel_max: NDArray[np.float32]
     channel_sum: Vector
     channel_square: Vector
@@ -65,20 +67,21 @@ class ValueStatistics:
         low, high = float(value.min()), float(value.max())
         channels = value.shape[1] if layout.is_map else value.shape[-1]
         total, square, largest = np.zeros(channels), np.zeros(channels), np.zeros(channels, "f4")
-        slices, slice_square = 0, 0.0
+        slices, logs = 0, np.zeros(2)
         for block in _blocks(value, layout):
             total += block.sum(0, dtype=np.float64)
             square += np.einsum("ij,ij->j", block, block, dtype=np.float64)
             np.maximum(largest, np.abs(block).max(0), out=largest)
-            ranges = _ranges(block, None if layout.is_map else 1)
-            slices, slice_square = slices + ranges.size, slice_square + float(ranges @ ranges)
+            energies, ranges = _slices(block, None if layout.is_map else 1)
+            slices += energies.size
+            logs += np.log(energies).sum(), np.log(ranges).sum()
         return cls(
             low,
             high,
             Histogram.of(_blocks(value, layout), low, high),
             value.size // channels,
             slices,
-            slice_square,
+            *logs.tolist(),
             largest,
             total,
             square,
@@ -109,7 +112,8 @@ class ValueStatistics:
             self.histogram.merged(other.histogram),
             self.rows + other.rows,
             self.slices + other.slices,
-            self.slice_square + other.slice_square,
+            self.slice_log_energy + other.slice_log_energy,
+            self.slice_log_range + other.slice_log_range,
             np.maximum(self.channel_max, other.channel_max),
             self.channel_sum + other.channel_sum,
             self.channel_square + other.channel_square,
@@ -122,7 +126,8 @@ class ValueStatistics:
         found: dict[str, np.ndarray] = {
             "counts": histogram.counts,
             "whole": np.array([histogram.exponent, histogram.start, self.rows, self.slices]),
-            "real": np.array([self.minimum, self.maximum, self.slice_square]),
+            "ends": np.array([self.minimum, self.maximum]),
+            "logs": np.array([self.slice_log_energy, self.slice_log_range]),
             "channel_max": self.channel_max,
             "channel_sum": self.channel_sum,
             "channel_square": self.channel_square,
@@ -133,14 +138,16 @@ class ValueStatistics:
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> "ValueStatistics":
         """Read back what `arrays` gave."""
         exponent, start, rows, slices = arrays["whole"].tolist()
-        minimum, maximum, slice_square = arrays["real"].tolist()
+        minimum, maximum = arrays["ends"].tolist()
+        energy, reach = arrays["logs"].tolist()
         return cls(
             minimum,
             maximum,
             Histogram(arrays["counts"], exponent, start),
             rows,
             slices,
-            slice_square,
+            energy,
+            reach,
             arrays["channel_max"],
             arrays["channel_sum"],
             arrays["channel_square"],
@@ -160,11 +167,13 @@ def _blocks(value: np.ndarray, layout: Layout) -> Iterator[np.ndarray]:
         yield flat[first : first + step]
 
 
-def _ranges(block: np.ndarray, axis: int | None) -> Vector:
-    """Range of every slice of a block, widened to hold 0: float64 [slices]."""
+def _slices(block: np.ndarray, axis: int | None) -> tuple[Vector, Vector]:
+    """Mean square and squared range of every slice that is not all 0: float64 [slices]."""
     low = np.minimum(block.min(axis), 0).astype(np.float64)
     high = np.maximum(block.max(axis), 0).astype(np.float64)
-    return np.atleast_1d(high - low)
+    energies = np.atleast_1d(np.square(block, dtype=np.float64).mean(axis))
+    ranges = np.atleast_1d((high - low) ** 2)
+    return energies[ranges > 0], ranges[ranges > 0]
 
 
 def _moment(value: np.ndarray) -> NDArray[np.float64]:

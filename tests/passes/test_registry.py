@@ -67,7 +67,7 @@ def test_every_option_of_every_pass_reads_back(kind: type[Pass], monkeypatch: An
     hints = typing.get_type_hints(kind)
     options = {entry.name: values(hints[entry.name]) for entry in dataclasses.fields(kind)}
 
-    @settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=40)
     @given(st.fixed_dictionaries({}, optional=options))
     def check(chosen: dict[str, Any]) -> None:
         instance = kind(**chosen)

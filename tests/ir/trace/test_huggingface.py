@@ -11,12 +11,15 @@ import pytest
 import torch
 import transformers
 from transformers import (
+    BartConfig,
     BertConfig,
+    CLIPConfig,
     GPT2Config,
     LlamaConfig,
     ResNetConfig,
     RobertaConfig,
     ViTConfig,
+    Wav2Vec2Config,
     WhisperConfig,
 )
 
@@ -25,6 +28,7 @@ from effc.ir.errors import ModelError, UsageError
 from effc.ir.opspec import op_name
 from effc.ir.program import Program, attribute
 from effc.ir.trace import open_model
+from effc.ir.trace.huggingface_inputs import inputs_of
 from effc.ir.verify import verify
 
 TEXT = {
@@ -134,35 +138,77 @@ def test_a_convolutional_network(save: Save) -> None:
     assert same(program, model, {"pixel_values": torch.randn(1, 1, 32, 24)})
 
 
-def test_a_speech_model(save: Save) -> None:
-    config = WhisperConfig(
-        vocab_size=50,
-        d_model=16,
-        encoder_layers=1,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=16,
-        decoder_ffn_dim=16,
-        max_source_positions=10,
-        max_target_positions=12,
-        num_mel_bins=4,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
-    folder, model = save("WhisperForConditionalGeneration", config)
-    program = open_model(folder)
-    names = ["input_features: f32[batch, 4, 20]", "decoder_input_ids: i64[batch, target]"]
-    assert [str(spec) for spec in program.signature.inputs] == names
-    inputs = {"input_features": torch.randn(2, 4, 20), "decoder_input_ids": tokens(2, 3)}
-    assert same(program, model, inputs, use_cache=False)
+SMALL = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 50}
+SMALL |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "pad_token_id": 0}
+SMALL |= {"encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "bos_token_id": 1, "eos_token_id": 2}
+IMAGE = {"image_size": 16, "patch_size": 8, "intermediate_size": 64}
+IMAGE |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-def test_positions_behind_the_padding_index(save: Save) -> None:
-    folder, _ = save("RobertaModel", RobertaConfig(**TEXT))
-    assert str(open_model(folder).symbols["sequence"]) == "sequence=1..62"
+@pytest.mark.parametrize(
+    ("architecture", "config", "inputs", "symbols"),
+    [
+        (
+            "WhisperForConditionalGeneration",
+            WhisperConfig(
+                **SMALL, max_source_positions=10, max_target_positions=12, num_mel_bins=4
+            ),
+            ["input_features: f32[batch, 4, 20]", "decoder_input_ids: i64[batch, target]"],
+            ["batch=1..8", "target=1..12"],
+        ),
+        (
+            "BartForConditionalGeneration",
+            BartConfig(**SMALL, max_position_embeddings=20),
+            [
+                "input_ids: i64[batch, sequence]",
+                "attention_mask: i64[batch, sequence]",
+                "decoder_input_ids: i64[batch, target]",
+            ],
+            ["batch=1..8", "sequence=1..20", "target=1..20"],
+        ),
+        (
+            "Wav2Vec2Model",
+            Wav2Vec2Config(
+                hidden_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                conv_dim=(16,) * 7,
+                num_conv_pos_embedding_groups=2,
+            ),
+            ["input_values: f32[batch, 16000]"],
+            ["batch=1..8"],
+        ),
+        (
+            "CLIPModel",
+            CLIPConfig(text_config=TEXT, vision_config=IMAGE),
+            [
+                "input_ids: i64[batch, sequence]",
+                "pixel_values: f32[batch, 3, 16, 16]",
+                "attention_mask: i64[batch, sequence]",
+            ],
+            ["batch=1..8", "sequence=1..64"],
+        ),
+        # Positions count from behind the padding index.
+        (
+            "RobertaModel",
+            RobertaConfig(**TEXT),
+            ["input_ids: i64[batch, sequence]", "attention_mask: i64[batch, sequence]"],
+            ["batch=1..8", "sequence=1..62"],
+        ),
+        (
+            "BertLMHeadModel",
+            BertConfig(**TEXT, is_decoder=True),
+            ["input_ids: i64[batch, sequence]"],
+            ["batch=1..8", "sequence=1..64"],
+        ),
+    ],
+)
+def test_inputs_by_the_kind_of_model(
+    architecture: str, config: Any, inputs: list[str], symbols: list[str], tmp_path: Path
+) -> None:
+    found = inputs_of(getattr(transformers, architecture)(config), tmp_path)
+    assert [str(spec) for spec in found.specs] == inputs
+    assert [str(symbol) for symbol in found.symbols.values()] == symbols
 
 
 def test_a_dimension_that_must_be_fixed_is_noted(save: Save) -> None:

@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from effc.ir.errors import UsageError
 from effc.ir.opspec import op_name
-from effc.ir.program import Program
+from effc.ir.program import Program, attribute, set_attribute
+from effc.ir.provenance import label
 from effc.ir.testing import operators, recorded, traced
 from effc.passes.base import PassContext
 from effc.passes.bits import layers
@@ -140,7 +141,21 @@ def test_a_tied_table_is_read_as_codes_by_both() -> None:
         "aten.embedding.default",
         "effc.dequantize.default",
     }
-    assert len(program.weights()) == 7
+    assert len(program.weights()) == 5  # codes and scale of table and body, and a bias
+
+
+def test_a_table_tied_under_two_names_is_packed_once() -> None:
+    program = language()
+    module = program.forward
+    (head,) = [n for n in module.graph.nodes if label(n) == "head"]
+    set_attribute(module, "second.weight", attribute(module, str(head.args[1].target)))
+    with module.graph.inserting_before(next(iter(head.args[1].users))):
+        again = module.graph.get_attr("second.weight")
+    again.meta["val"] = head.args[1].meta["val"]
+    head.update_arg(1, again)
+    module.recompile()
+    assert Quantize().run(program, PassContext()).refusals == ()
+    assert len(program.weights()) == 5
 
 
 @pytest.mark.parametrize("how", ["exclude", "rule", "skip_last"])

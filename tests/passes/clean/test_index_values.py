@@ -45,7 +45,7 @@ def values_of(form: Affine, shape: torch.Size) -> Tensor:
     return result
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(sorted(STEPS)), max_size=6), st.integers(1, 5))
 def test_affine_forms_equal_what_is_computed(names: list[str], count: int) -> None:
     def compute(x: Tensor) -> Tensor:

@@ -21,9 +21,6 @@ from effc.passes.manager import PassManager
 FEW = settings(
     max_examples=6,
     phases=[Phase.generate],  # shrinking traces hundreds of programs
-    deadline=None,
-    derandomize=True,
-    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

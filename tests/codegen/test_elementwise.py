@@ -1,0 +1,138 @@
+"""Elementwise kernels: every operator, odd sizes, broadcasting, strides, element types."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from effc.ir.testing import EXACT, ROUNDING
+
+F = torch.nn.functional
+FLOAT = ROUNDING[torch.float32]
+
+
+class Unary(torch.nn.Module):
+    def forward(self, x):
+        return [
+            x.abs(), x.neg(), x.floor(), x.ceil(), x.round(), x.trunc(), x.sign(), x.square(),
+            x.reciprocal(), x.abs().sqrt(), (x.abs() + 1).rsqrt(), x.relu(), F.relu6(x),
+            F.hardtanh(x, -0.5, 0.7), F.hardsigmoid(x), F.hardswish(x), F.leaky_relu(x, 0.2),
+            F.elu(x), F.softplus(x), F.mish(x), F.gelu(x, approximate="tanh"),
+            x.clamp(-0.3, 0.4), x.clamp(min=0.1), x.clamp(max=0.2), x**3, x**2, x.abs() ** 0.5,
+            x.sin(), x.cos(), x.atan(), x.log1p().nan_to_num(), x.expm1(), x.exp2(),
+        ]  # fmt: skip
+
+
+class Binary(torch.nn.Module):
+    def forward(self, x, y):
+        return [
+            x + y, x - y, x * y, x / y, torch.add(x, y, alpha=2.5), torch.sub(x, y, alpha=0.5),
+            torch.maximum(x, y), torch.minimum(x, y), x > y, x <= y, x == y, x != y,
+            torch.where(x > y, x, y), torch.floor_divide(x, y), torch.remainder(x, y),
+            torch.atan2(x, y), x.abs() ** y, torch.lerp(x, y, 0.3), 2.0 - x, 1.0 / y,
+            torch.addcmul(x, y, y, value=0.5), torch.masked_fill(x, y > 0, 7.0),
+            (x > 0) & (y > 0), (x > 0) | (y > 0), torch.logical_xor(x > 0, y > 0), ~(x > 0),
+        ]  # fmt: skip
+
+
+class Integers(torch.nn.Module):
+    def forward(self, x, y):
+        return [
+            x + y, x - y, x * y, torch.div(x, y, rounding_mode="floor"),
+            torch.div(x, y, rounding_mode="trunc"), x % y, x & y, x | y, x ^ y, -x, x.abs(),
+            x > y, x.to(torch.float32) * 0.5, x.to(torch.int32), x.clamp(-3, 5), x / y,
+            torch.maximum(x, y),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 5, 17), (2, 64), (1, 1)])
+def test_unary_operators(compiled, target, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    compiled(Unary(), {"x": x}, target).check({"x": x}, FLOAT)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [((5, 33), (5, 33)), ((4, 1, 9), (3, 1)), ((2, 3, 4), ()), ((1,), (1,))]
+)
+def test_binary_operators_broadcast(compiled, target, left, right):
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(left, generator=generator), torch.randn(right, generator=generator)
+    compiled(Binary(), {"x": x, "y": y}, target).check({"x": x, "y": y}, FLOAT)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8])
+def test_integer_operators(compiled, target, dtype):
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randint(-9, 10, (3, 21), generator=generator).to(dtype)
+    y = torch.randint(1, 6, (21,), generator=generator).to(dtype)
+    y = y * torch.where(torch.arange(21) % 2 == 0, 1, -1).to(dtype)
+    compiled(Integers(), {"x": x, "y": y}, target).check({"x": x, "y": y}, FLOAT)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types(compiled, target, dtype):
+    class Mixed(torch.nn.Module):
+        def forward(self, x):
+            return [x * 2 + 1, x.float() * 0.1, (x.float() / 3).to(dtype), x > 0]
+
+    x = torch.randn(5, 19, generator=torch.Generator().manual_seed(4)).to(dtype)
+    if dtype == torch.bfloat16:
+        program = compiled(Mixed(), {"x": x}, target)
+        sizes = [spec.dtype for spec in program.program.signature.outputs]
+        assert sizes == [dtype, torch.float32, dtype, torch.bool]
+        return
+    compiled(Mixed(), {"x": x}, target).check({"x": x}, ROUNDING[torch.float32])
+
+
+class Movement(torch.nn.Module):
+    def forward(self, x, index):
+        table = x.flatten(1).repeat(1, 2)
+        return [
+            torch.cat([x, x + 1], 1), torch.cat([x, x * 2], -1), F.pad(x, (1, 2, 0, 1)),
+            F.pad(x, (0, 0, 2, 1), value=3.0), x.flip(1), x.roll(2, -1), x[:, 1:, ::2],
+            x.permute(2, 0, 1), x.transpose(1, 2).reshape(x.shape[0], -1), x[:, -1],
+            F.embedding(index, table), x[index.clamp(max=x.shape[0] - 1)], x.repeat(2, 1, 1),
+            x.repeat_interleave(2, 1), torch.stack([x, x]), x.expand(2, *x.shape),
+            x.index_select(1, index.clamp(max=x.shape[1] - 1)), x.unfold(2, 2, 1) * 1,
+            torch.tril(x), torch.triu(x, 1), x.select(2, 1), x.chunk(2, 2)[1] + 0,
+        ]  # fmt: skip
+
+
+def test_operators_that_move_elements(compiled, target):
+    x = torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(5))
+    index = torch.tensor([2, 0, 3, 3, 1])
+    inputs = {"x": x, "index": index}
+    compiled(Movement(), inputs, target).check(inputs, EXACT)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    shape=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    order=st.randoms(use_true_random=False),
+)
+def test_permuted_operands(compiled, shape, order):
+    dims = list(range(len(shape)))
+    order.shuffle(dims)
+
+    class Permuted(torch.nn.Module):
+        def forward(self, x, y):
+            return x.permute(dims) * 2 + y, (x + 1).permute(dims).contiguous()
+
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(6))
+    y = torch.randn(shape[dims[-1]], generator=torch.Generator().manual_seed(7))
+    inputs = {"x": x, "y": y}
+    compiled(Permuted(), inputs).check(inputs, FLOAT)
+
+
+def test_symbolic_sizes(compiled, target):
+    class Masked(torch.nn.Module):
+        def forward(self, x):
+            length = x.shape[1]
+            positions = torch.arange(length)
+            return torch.where(positions[None, :] > 2, x * positions, x), positions[:, None] * 2
+
+    dim = torch.export.Dim
+    dynamic = {"x": {0: dim("batch", min=1, max=8), 1: dim("length", min=1, max=200)}}
+    model = compiled(Masked(), {"x": torch.randn(3, 50)}, target, dynamic)
+    for batch, length in ((1, 1), (2, 7), (8, 200), (3, 16), (1, 33)):
+        model.check({"x": torch.randn(batch, length)}, FLOAT)

@@ -1,0 +1,81 @@
+"""Transcendental functions against float64, in units in the last place."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import special
+
+F = torch.nn.functional
+
+
+class Functions(torch.nn.Module):
+    """All functions of one input at once."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            "exp": torch.exp(x),
+            "sigmoid": torch.sigmoid(x),
+            "silu": F.silu(x),
+            "tanh": torch.tanh(x),
+            "erf": torch.erf(x),
+            "log": torch.log(x.abs()),
+            "gelu": F.gelu(x),
+        }
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return special.expit(x)
+
+
+EXACT = {
+    "exp": np.exp,
+    "sigmoid": sigmoid,
+    "silu": lambda x: x * sigmoid(x),
+    "tanh": np.tanh,
+    "erf": special.erf,
+    "log": lambda x: np.log(np.abs(x)),
+}
+ULPS = {"exp": 2, "sigmoid": 4, "silu": 5, "tanh": 4, "erf": 7, "log": 3}
+SPECIAL = np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 88.7, -103.0, 1e30])
+
+
+@pytest.fixture
+def points() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    near = rng.uniform(-10, 10, 40_000)
+    far = rng.choice([-1, 1], 10_000) * np.exp(rng.uniform(-40, 4.4, 10_000))
+    return np.concatenate([near, far, np.linspace(-4, 4, 8_003)]).astype(np.float32)
+
+
+def test_functions_are_accurate(compiled, target, points):
+    x = torch.from_numpy(points)
+    found = compiled(Functions(), {"x": x}, target).outputs({"x": x})
+    for name, function in EXACT.items():
+        with np.errstate(all="ignore"):
+            expected = function(points.astype(np.float64))
+        rounded = expected.astype(np.float32)
+        valid = np.isfinite(rounded) & (np.abs(rounded) > 1e-37)
+        spacing = np.spacing(np.abs(rounded[valid]))
+        worst = (np.abs(found[name][valid] - expected[valid]) / spacing).max()
+        assert worst <= ULPS[name], f"{name}: {worst:.2f} ulp"
+
+
+def test_gelu_is_close_to_its_definition(compiled, target, points):
+    x = torch.from_numpy(points)
+    found = compiled(Functions(), {"x": x}, target).outputs({"x": x})["gelu"]
+    wide = points.astype(np.float64)
+    expected = wide * special.ndtr(wide)
+    assert np.abs(found - expected).max() <= 4e-7 * np.abs(wide).max()
+
+
+def test_special_values_follow_ieee(compiled, target):
+    x = torch.from_numpy(np.resize(SPECIAL, 37))
+    found = compiled(Functions(), {"x": x}, target).outputs({"x": x})
+    with np.errstate(all="ignore"):
+        for name, function in EXACT.items():
+            expected = function(x.numpy().astype(np.float64)).astype(np.float32)
+            if name == "silu":
+                expected = np.where(np.isneginf(x.numpy()), found[name], expected)
+            assert np.array_equal(np.isnan(expected), np.isnan(found[name])), name
+            infinite = np.isinf(expected)
+            assert np.array_equal(expected[infinite], found[name][infinite]), name
