@@ -30,8 +30,7 @@ def test_rows() -> None:
     np.testing.assert_allclose(found.channel_mean, flat.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.channel_mean_square, (flat**2).mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.moment, flat.T @ flat, rtol=1e-5, atol=1e-4)
-    ranges = np.maximum(flat.max(1), 0) - np.minimum(flat.min(1), 0)
-    assert found.slice_square == pytest.approx((ranges**2).sum())
+    assert_slices(found, flat)
 
 
 def test_feature_maps() -> None:
@@ -41,15 +40,25 @@ def test_feature_maps() -> None:
     assert (found.rows, found.slices, found.count) == (120, 6, 360)
     assert np.array_equal(found.channel_max, np.abs(images).max((0, 2, 3)))
     np.testing.assert_allclose(found.channel_mean, images.mean((0, 2, 3)), rtol=1e-12)
-    flat = images.reshape(6, -1)
-    ranges = np.maximum(flat.max(1), 0) - np.minimum(flat.min(1), 0)
-    assert found.slice_square == pytest.approx((ranges**2).sum())
+    assert_slices(found, images.reshape(6, -1))
     assert found.moment is None
+
+
+def assert_slices(found: ValueStatistics, slices: np.ndarray) -> None:
+    ranges = np.maximum(slices.max(1), 0) - np.minimum(slices.min(1), 0)
+    assert found.slice_log_range == pytest.approx(np.log(ranges**2).sum())
+    assert found.slice_log_energy == pytest.approx(np.log((slices**2).mean(1)).sum())
 
 
 def test_a_slice_without_zero_is_widened_to_hold_it() -> None:
     found = ValueStatistics.of(np.array([[3.0, 4.0], [-2.0, -1.0]], np.float32), ROWS)
-    assert found.slice_square == 16.0 + 4.0
+    assert found.slice_log_range == pytest.approx(np.log(16) + np.log(4))
+
+
+def test_slices_of_zeros_do_not_count() -> None:
+    found = ValueStatistics.of(np.array([[0.0, 0.0], [1.0, -1.0]], np.float32), ROWS)
+    assert (found.slices, found.slice_log_energy) == (1, 0.0)
+    assert found.rows == 2
 
 
 def test_blocks_do_not_change_the_result() -> None:
