@@ -6,47 +6,17 @@ the type the operator computes in.
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import fx
 from tvm import tirx
 
-from effc.codegen import vector_math
+from effc.codegen import activations, vector_math
 from effc.codegen.dtypes import held
-from effc.codegen.tir import Builder, Expr, cast, const, dtype_of, lanes_of, same_type, split_dtype
+from effc.codegen.operands import argument, bound, is_bool, is_float, library, truth
+from effc.codegen.tir import Builder, Expr, cast, const, dtype_of, same_type, split_dtype
 
 Rule = Callable[[Builder, fx.Node, list[Expr]], Expr]
-
-
-class NeedsScalarError(Exception):
-    """Raised while building a vector kernel when something exists one element at a time only."""
-
-
-def bound(expr: Expr, value: float) -> Expr:
-    """A constant of the type and lanes of an expression."""
-    return const(value, dtype_of(expr))
-
-
-def is_float(expr: Expr) -> bool:
-    """Whether an expression is floating-point."""
-    return dtype_of(expr).startswith("float")
-
-
-def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
-    """A constant argument by position or name."""
-    if len(node.args) > position:
-        return node.args[position]
-    return node.kwargs.get(name, default)
-
-
-def library(name: str, *operands: Expr) -> Expr:
-    """Call a function of the C library, one element at a time."""
-    if lanes_of(operands[0]) > 1:
-        raise NeedsScalarError(name)
-    dtype = dtype_of(operands[0])
-    suffix = "f" if dtype == "float32" else ""
-    return tirx.call_pure_extern(dtype, name + suffix, *operands)
 
 
 def _vector(name: str, function: Callable[[Builder, Expr], Expr]) -> Rule:
@@ -68,32 +38,6 @@ def _plain(function: Callable[..., Expr]) -> Rule:
     return lambda b, node, operands: function(*operands)
 
 
-def clamp(x: Expr, low: float | None, high: float | None) -> Expr:
-    """Limit to a range; NaN stays."""
-    if low is not None:
-        x = tirx.Select(x < bound(x, low), bound(x, low), x)
-    if high is not None:
-        x = tirx.Select(x > bound(x, high), bound(x, high), x)
-    return x
-
-
-def _clamp(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    low, high = argument(node, 1, "min", None), argument(node, 2, "max", None)
-    if isinstance(low, fx.Node) or isinstance(high, fx.Node):
-        raise NeedsScalarError("clamp with tensors")
-    return clamp(operands[0], low, high)
-
-
-def _hardtanh(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    low, high = argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0)
-    return clamp(operands[0], low, high)
-
-
-def relu(x: Expr) -> Expr:
-    """max(x, 0)."""
-    return tirx.Max(x, bound(x, 0))
-
-
 def _add(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     x, y = operands
     if dtype_of(x).startswith("bool"):
@@ -113,12 +57,24 @@ def _mul(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     return x & y if dtype_of(x).startswith("bool") else x * y
 
 
+def truncated_divide(x: Expr, y: Expr) -> Expr:
+    """Integer quotient rounded towards zero; never traps.
+
+    Lanes past the end of a masked vector hold anything, and processors trap on a division by zero
+    and of the smallest number by -1.
+    """
+    zero, minus = bound(y, 0), bound(y, -1)
+    is_special = tirx.EQ(y, zero) | tirx.EQ(y, minus)
+    quotient = tirx.Div(x, tirx.Select(is_special, bound(y, 1), y))
+    return tirx.Select(tirx.EQ(y, minus), bound(x, 0) - x, quotient)
+
+
 def floor_divide(x: Expr, y: Expr) -> Expr:
     """Quotient rounded down."""
     if is_float(x):
         return same_type("llvm.floor", x / y)
-    quotient = tirx.Div(x, y)
-    wrong = tirx.Mod(x, y)
+    quotient = truncated_divide(x, y)
+    wrong = x - quotient * y
     negative = ((x < bound(x, 0)) ^ (y < bound(y, 0))) & tirx.NE(wrong, bound(x, 0))
     return tirx.Select(negative, quotient - bound(x, 1), quotient)
 
@@ -134,63 +90,12 @@ def _div_mode(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     if mode == "floor":
         return floor_divide(x, y)
     if mode == "trunc":
-        return same_type("llvm.trunc", x / y) if is_float(x) else tirx.Div(x, y)
+        return same_type("llvm.trunc", x / y) if is_float(x) else truncated_divide(x, y)
     return x / y
 
 
 def _divide(x: Expr, y: Expr) -> Expr:
     return x / y
-
-
-def _gelu(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    x = operands[0]
-    half = b.let(x * bound(x, 0.5))
-    if argument(node, 1, "approximate", "none") == "tanh":
-        cubic = b.let(vector_math.fma(bound(x, 0.044715) * x * x, x, x))
-        inner = vector_math.tanh(b, b.let(cubic * bound(x, math.sqrt(2 / math.pi))))
-    else:
-        inner = vector_math.erf(b, b.let(x * bound(x, math.sqrt(0.5))))
-    return vector_math.fma(half, inner, half)
-
-
-def _hardsigmoid(x: Expr) -> Expr:
-    return clamp(x * bound(x, 1 / 6) + bound(x, 0.5), 0.0, 1.0)
-
-
-def _hardswish(x: Expr) -> Expr:
-    return x * (clamp(x + bound(x, 3.0), 0.0, 6.0) * bound(x, 1 / 6))
-
-
-def _leaky_relu(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    x = operands[0]
-    slope = argument(node, 1, "negative_slope", 0.01)
-    return tirx.Select(x > bound(x, 0), x, x * bound(x, slope))
-
-
-def _elu(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    x = operands[0]
-    alpha, scale = argument(node, 1, "alpha", 1.0), argument(node, 2, "scale", 1.0)
-    inner = argument(node, 3, "input_scale", 1.0)
-    low = vector_math.exp(b, b.let(x * bound(x, inner))) - bound(x, 1.0)
-    return tirx.Select(x > bound(x, 0), x * bound(x, scale), low * bound(x, alpha * scale))
-
-
-def _softplus(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    x = operands[0]
-    beta, threshold = argument(node, 1, "beta", 1.0), argument(node, 2, "threshold", 20.0)
-    scaled = b.let(x * bound(x, beta))
-    grown = vector_math.exp(b, b.let(tirx.Min(scaled, bound(x, threshold)))) + bound(x, 1.0)
-    soft = vector_math.log(b, b.let(grown)) * bound(x, 1.0 / beta)
-    return tirx.Select(scaled > bound(x, threshold), x, soft)
-
-
-def _mish(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    x = operands[0]
-    grown = b.let(vector_math.exp(b, b.let(tirx.Min(x, bound(x, 20.0)))) + bound(x, 1.0))
-    square = b.let(grown * grown)
-    return tirx.Select(
-        x > bound(x, 20.0), x, x * (square - bound(x, 1.0)) / (square + bound(x, 1.0))
-    )
 
 
 def _power(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
@@ -228,11 +133,6 @@ def _not(x: Expr) -> Expr:
 
 def _logical_not(x: Expr) -> Expr:
     return _not(x) if is_bool(x) else tirx.EQ(x, bound(x, 0))
-
-
-def is_bool(x: Expr) -> bool:
-    """Whether an expression is a predicate."""
-    return dtype_of(x).startswith("bool")
 
 
 def _sign(x: Expr) -> Expr:
@@ -278,6 +178,29 @@ def _dequantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     return cast(codes, "float32") * operands[1]
 
 
+def _or_nan(x: Expr, result: Expr) -> Expr:
+    """NaN if `x` is, else the result."""
+    return tirx.Select(vector_math.is_nan(x), x, result) if is_float(x) else result
+
+
+def _nan_to_num(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    x = operands[0]
+    if not is_float(x):
+        return x
+    largest = float(torch.finfo(node.meta["val"].dtype).max)
+    nan, high, low = (argument(node, place, name, None) for place, name in NAN_ARGUMENTS)
+    value = tirx.Select(vector_math.is_nan(x), bound(x, nan or 0.0), x)
+    value = tirx.Select(
+        value > bound(x, largest), bound(x, largest if high is None else high), value
+    )
+    return tirx.Select(
+        value < bound(x, -largest), bound(x, -largest if low is None else low), value
+    )
+
+
+NAN_ARGUMENTS = ((1, "nan"), (2, "posinf"), (3, "neginf"))
+
+
 def _addcmul(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     x, y, z = operands
     return x + y * z * bound(x, node.kwargs.get("value", 1))
@@ -301,7 +224,15 @@ def _compare(make: Callable[[Expr, Expr], Expr]) -> Rule:
     return lambda b, node, operands: make(*operands)
 
 
+def _fmod(x: Expr, y: Expr) -> Expr:
+    """Remainder with the sign of the dividend."""
+    if is_float(x):
+        return x - same_type("llvm.trunc", x / y) * y
+    return x - truncated_divide(x, y) * y
+
+
 RULES: dict[str, Rule] = {
+    **activations.RULES,
     "add": _add,
     "sub": _sub,
     "rsub": lambda b, node, operands: _sub(b, node, operands[::-1]),
@@ -310,9 +241,7 @@ RULES: dict[str, Rule] = {
     "true_divide": _plain(_divide),
     "floor_divide": _plain(floor_divide),
     "remainder": _plain(remainder),
-    "fmod": _plain(
-        lambda x, y: x - same_type("llvm.trunc", x / y) * y if is_float(x) else tirx.Mod(x, y)
-    ),
+    "fmod": _plain(_fmod),
     "neg": _plain(lambda x: bound(x, 0) - x),
     "abs": _plain(_absolute),
     "sign": _plain(_sign),
@@ -341,26 +270,13 @@ RULES: dict[str, Rule] = {
     "acos": _library("acos"),
     "atan": _library("atan"),
     "atan2": _library("atan2"),
-    "gelu": _gelu,
-    "relu": _plain(relu),
-    "relu6": _plain(lambda x: clamp(x, 0.0, 6.0)),
-    "hardtanh": _hardtanh,
-    "hardsigmoid": _plain(_hardsigmoid),
-    "hardswish": _plain(_hardswish),
-    "leaky_relu": _leaky_relu,
-    "elu": _elu,
-    "softplus": _softplus,
-    "mish": _mish,
-    "clamp": _clamp,
-    "clamp_min": lambda b, node, operands: clamp(operands[0], node.args[1], None),
-    "clamp_max": lambda b, node, operands: clamp(operands[0], None, node.args[1]),
     "pow": _power,
-    "maximum": _plain(lambda x, y: tirx.Select(tirx.NE(x, x), x, tirx.Max(x, y))),
-    "minimum": _plain(lambda x, y: tirx.Select(tirx.NE(x, x), x, tirx.Min(x, y))),
+    "maximum": _plain(lambda x, y: _or_nan(x, tirx.Max(x, y))),
+    "minimum": _plain(lambda x, y: _or_nan(x, tirx.Min(x, y))),
     "where": _where,
     "masked_fill": _masked_fill,
     "eq": _compare(tirx.EQ),
-    "ne": _compare(tirx.NE),
+    "ne": _compare(lambda x, y: tirx.Not(tirx.EQ(x, y))),
     "lt": _compare(tirx.LT),
     "le": _compare(tirx.LE),
     "gt": _compare(tirx.GT),
@@ -375,7 +291,10 @@ RULES: dict[str, Rule] = {
     "logical_xor": _plain(lambda x, y: truth(x) ^ truth(y)),
     "bitwise_not": _plain(_not),
     "logical_not": _plain(_logical_not),
-    "isnan": _plain(lambda x: tirx.NE(x, x)),
+    "isnan": _plain(vector_math.is_nan),
+    "isinf": _plain(lambda x: tirx.EQ(same_type("llvm.fabs", x), bound(x, math.inf))),
+    "nan_to_num": _nan_to_num,
+    "__xor__": _plain(lambda x, y: x ^ y),
     "floor": _rounding("llvm.floor"),
     "ceil": _rounding("llvm.ceil"),
     "trunc": _rounding("llvm.trunc"),
@@ -391,11 +310,6 @@ RULES: dict[str, Rule] = {
     "effc.quantize": _quantize,
     "effc.dequantize": _dequantize,
 }
-
-
-def truth(x: Expr) -> Expr:
-    """A predicate: whether a value is not zero."""
-    return x if is_bool(x) else tirx.NE(x, bound(x, 0))
 
 
 COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}

@@ -14,8 +14,9 @@ from tvm import tirx
 
 from effc.codegen import movement
 from effc.codegen.access import Access
-from effc.codegen.arithmetic import RULES, NeedsScalarError, base_name, compute_type
+from effc.codegen.arithmetic import RULES, base_name, compute_type
 from effc.codegen.dtypes import from_memory, held, to_memory
+from effc.codegen.operands import NeedsScalarError
 from effc.codegen.region import Region
 from effc.codegen.tir import (
     Builder,

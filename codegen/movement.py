@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 from tvm import tirx
 
-from effc.codegen.arithmetic import NeedsScalarError
 from effc.codegen.dtypes import held
+from effc.codegen.operands import NeedsScalarError
 from effc.codegen.tir import Expr, cast, const, index, splat, with_lanes
 
 if TYPE_CHECKING:

@@ -153,6 +153,12 @@ class Builder:
     def store_masked(self, buffer: tirx.Buffer, value: Expr, at: Expr, count: Expr) -> None:
         """Store the first `count` lanes of a vector at consecutive elements."""
         lanes = lanes_of(value)
+        if isinstance(count, tirx.IntImm) and int(count) == 1:
+            # LLVM 22 stores four bytes for a narrowed vector whose mask is known to be one lane.
+            memory = self.local(split_dtype(dtype_of(value))[0], lanes, "lane")
+            self.store(memory, value, 0)
+            self.store(buffer, load(memory, 0), at)
+            return
         where = tirx.Ramp(index(at), index(1), lanes)
         call = tirx.call_intrin(
             "void", "tirx.masked_store", buffer, value, where, mask(count, lanes)
@@ -190,7 +196,7 @@ def load(buffer: tirx.Buffer, at: int | Expr, lanes: int = 1, stride: int = 1) -
 
 
 def load_masked(buffer: tirx.Buffer, at: Expr, lanes: int, count: Expr) -> Expr:
-    """Load the first `count` of `lanes` consecutive elements; the others are zero."""
+    """Load the first `count` of `lanes` consecutive elements; the others hold anything."""
     dtype = with_lanes(str(buffer.dtype), lanes)
     where = tirx.Ramp(index(at), index(1), lanes)
     return tirx.call_intrin(dtype, "tirx.masked_load", buffer, where, mask(count, lanes))

@@ -33,6 +33,11 @@ def fma(x: Expr, y: Expr, z: Expr) -> Expr:
     return same_type("llvm.fma", x, y, z)
 
 
+def is_nan(x: Expr) -> Expr:
+    """Whether a value is not a number (LLVM gets an ordered comparison: NaN equals nothing)."""
+    return tirx.Not(tirx.EQ(x, x))
+
+
 def polynomial(x: Expr, terms: tuple[float, ...]) -> Expr:
     """Horner's scheme, highest power first."""
     total = like(x, terms[0])
@@ -72,7 +77,7 @@ def exp(b: Builder, x: Expr) -> Expr:
     half = b.let(whole >> const(1, dtype_of(whole)))
     result = p * power_of_two(half) * power_of_two(whole - half)
     result = tirx.Select(x < like(x, EXP_MIN), like(x, 0.0), result)
-    return b.let(tirx.Select(tirx.NE(x, x), x, result))
+    return b.let(tirx.Select(is_nan(x), x, result))
 
 
 def sigmoid(b: Builder, x: Expr) -> Expr:
@@ -102,7 +107,8 @@ def tanh(b: Builder, x: Expr) -> Expr:
     doubled = b.let(tirx.Min(size, like(x, 20.0)) * like(x, 2.0))
     large = like(x, 1.0) - like(x, 2.0) / (exp(b, doubled) + like(x, 1.0))
     signed = same_type("llvm.copysign", b.let(large), x)
-    return b.let(tirx.Select(size < like(x, 0.625), small, signed))
+    result = tirx.Select(size < like(x, 0.625), small, signed)
+    return b.let(tirx.Select(is_nan(x), x, result))
 
 
 ERF_BOUND = 3.92
@@ -128,7 +134,8 @@ def erf(b: Builder, x: Expr) -> Expr:
     square = b.let(clamped * clamped)
     top = b.let(clamped * polynomial(square, ERF_NUMERATOR))
     ratio = b.let(top / polynomial(square, ERF_DENOMINATOR))
-    return b.let(tirx.Max(tirx.Min(ratio, like(x, 1.0)), like(x, -1.0)))
+    limited = tirx.Max(tirx.Min(ratio, like(x, 1.0)), like(x, -1.0))
+    return b.let(tirx.Select(is_nan(x), x, limited))
 
 
 def log(b: Builder, x: Expr) -> Expr:
@@ -145,4 +152,4 @@ def log(b: Builder, x: Expr) -> Expr:
     zero = tirx.Select(tirx.EQ(x, like(x, 0.0)), like(x, -math.inf), b.let(total))
     invalid = tirx.Select(x < like(x, 0.0), like(x, math.nan), zero)
     infinite = tirx.Select(tirx.EQ(x, like(x, math.inf)), x, invalid)
-    return b.let(tirx.Select(tirx.NE(x, x), x, infinite))
+    return b.let(tirx.Select(is_nan(x), x, infinite))

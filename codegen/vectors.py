@@ -55,11 +55,12 @@ class Vectors:
         if static is not None and static % self.lanes == 0:
             return
         done = b.let(run.first + whole * index(self.lanes))
-        if self.masked:
-            with b.when(done < run.last):
-                at(done, self.lanes, b.let(run.last - done))
-        else:
+        if not self.masked:
             self._one_by_one(b, done, run.last, at)
+            return
+        count = b.let(run.last - done) if static is None else index(static % self.lanes)
+        with b.when(done < run.last):
+            at(done, self.lanes, count)
 
     def _one_by_one(self, b: Builder, first: Expr, last: Expr, at: At) -> None:
         with b.loop(first, last, "i") as i:

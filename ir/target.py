@@ -104,29 +104,10 @@ def known_targets() -> dict[str, Target]:
     return {target.name: target for target in targets}
 
 
-PLANNED = [
-    "aarch64",
-    "cortex-a53",
-    "cortex-a72",
-    "cortex-a76",
-    "armv7",
-    "riscv64",
-    "cortex-m4",
-    "cortex-m7",
-    "cortex-m33",
-    "cortex-m55",
-    "cuda",
-    "cuda-sm80",
-    "cuda-sm90",
-    "a100",
-    "h100",
-    "h200",
-    "orin",
-    "opencl",
-    "metal",
-    "webgpu",
-    "onnxruntime",
-]
+PLANNED = """
+aarch64 cortex-a53 cortex-a72 cortex-a76 armv7 riscv64 cortex-m4 cortex-m7 cortex-m33 cortex-m55
+cuda cuda-sm80 cuda-sm90 a100 h100 h200 orin opencl metal webgpu onnxruntime
+""".split()
 
 
 def _native() -> Target:

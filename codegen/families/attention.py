@@ -12,12 +12,12 @@ from torch import fx
 from tvm import tirx
 
 from effc.codegen.access import Access
-from effc.codegen.arithmetic import argument
 from effc.codegen.dtypes import stored
 from effc.codegen.evaluate import Evaluator, Point, flat_index
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
+from effc.codegen.operands import argument
 from effc.codegen.reduce_lanes import MAXIMUM, SUM, Totals
 from effc.codegen.region import Region
 from effc.codegen.tir import Expr, const, index, load, load_masked, mask, splat, with_lanes
@@ -346,7 +346,7 @@ class _Attention:
                 self._finish(b.let(first + index(row)), start + at, valid, value)
 
     def _value(self, source: tirx.Buffer, line: Expr, at: int, valid: int) -> Expr:
-        """A vector of values; lanes past the last column are zero."""
+        """A vector of values; lanes past the last column hold anything."""
         lanes = self.isa.lanes
         if valid == lanes:
             return load(source, line + index(at), lanes)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from effc.codegen.access import Access, joined
-from effc.codegen.arithmetic import NeedsScalarError
 from effc.codegen.dtypes import stored
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
+from effc.codegen.operands import NeedsScalarError
 from effc.codegen.region import Region
 from effc.codegen.tir import Builder, Expr, index
 from effc.codegen.vectors import Run, Vectors
@@ -73,8 +73,8 @@ def domain_of(region: Region) -> Domain:
     shape = outputs[0].shape
     if not region.is_pointwise:
         return Domain(list(region.inputs), outputs, loop_order(outputs[0]))
-    aligned = [access.aligned_to(shape) for access in (*region.inputs, *outputs)]
-    order = loop_order(outputs[0])
+    aligned = [access.aligned_to(shape or (1,)) for access in (*region.inputs, *outputs)]
+    order = loop_order(aligned[-1])
     sorted_accesses = [
         Access(a.dtype, tuple(a.shape[d] for d in order), tuple(a.strides[d] for d in order))
         for a in aligned
@@ -92,8 +92,8 @@ def _stage(region: Region, name: str, symbols: tuple[str, ...], vectors: Vectors
     outputs = [function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)]
     b = function.builder
     evaluator = Evaluator(region, b, inputs, domain.inputs, region.is_pointwise)
-    *outer, inner = domain.order
-    size = domain.shape[inner]
+    *outer, inner = domain.order or (0,)
+    size = domain.shape[inner] if domain.shape else 1
 
     def compute(place: dict[int, Expr], lanes: int, count: Expr | None) -> None:
         scope = evaluator.fresh({})

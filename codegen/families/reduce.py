@@ -10,12 +10,12 @@ from typing import Any
 from torch import fx
 from tvm import tirx
 
-from effc.codegen.arithmetic import NeedsScalarError, argument
 from effc.codegen.dtypes import held, stored
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import loop_order, unravel
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
+from effc.codegen.operands import NeedsScalarError, argument
 from effc.codegen.reduce_lanes import MAXIMUM, MINIMUM, SUM, Reduction
 from effc.codegen.region import Region
 from effc.codegen.tir import Builder, Expr, cast, const, index, load, splat, with_lanes

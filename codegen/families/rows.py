@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from torch import fx
 
 from effc.codegen.access import Access, joined
-from effc.codegen.arithmetic import NeedsScalarError
 from effc.codegen.dtypes import held, stored
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel
+from effc.codegen.operands import NeedsScalarError
 from effc.codegen.reduce_lanes import REDUCTIONS, Totals
 from effc.codegen.region import Region
 from effc.codegen.tir import Expr, cast, index, load, mask

@@ -2,69 +2,25 @@
 
 from effc.ir.opspec import Kind, OpSpec
 
-REDUCTIONS = [
-    "all.default",
-    "all.dim",
-    "amax.default",
-    "amin.default",
-    "any.default",
-    "any.dim",
-    "argmax.default",
-    "argmin.default",
-    "cumsum.default",
-    "logsumexp.default",
-    "max.dim",
-    "mean.default",
-    "mean.dim",
-    "min.dim",
-    "norm.ScalarOpt_dim",
-    "prod.default",
-    "prod.dim_int",
-    "std.correction",
-    "sum.default",
-    "sum.dim_IntList",
-    "var.correction",
-    "var_mean.correction",
-    "linalg_vector_norm.default",
-    "topk.default",
-    "sort.default",
-    "max.default",
-    "min.default",
-    "argsort.default",
-    "cumprod.default",
-    "diff.default",
-    "std.dim",
-    "var.dim",
-]
+REDUCTIONS = """
+all.default all.dim amax.default amin.default any.default any.dim argmax.default argmin.default
+cumsum.default logsumexp.default max.dim mean.default mean.dim min.dim norm.ScalarOpt_dim
+prod.default prod.dim_int std.correction sum.default sum.dim_IntList var.correction
+var_mean.correction linalg_vector_norm.default topk.default sort.default max.default min.default
+argsort.default cumprod.default diff.default std.dim var.dim
+""".split()
 
-POOLS = [
-    "_adaptive_avg_pool2d.default",
-    "adaptive_avg_pool1d.default",
-    "adaptive_avg_pool2d.default",
-    "adaptive_max_pool2d.default",
-    "avg_pool1d.default",
-    "avg_pool2d.default",
-    "max_pool1d.default",
-    "max_pool2d.default",
-    "max_pool2d_with_indices.default",
-    "max_pool3d.default",
-    "avg_pool3d.default",
-]
+POOLS = """
+_adaptive_avg_pool2d.default adaptive_avg_pool1d.default adaptive_avg_pool2d.default
+adaptive_max_pool2d.default avg_pool1d.default avg_pool2d.default max_pool1d.default
+max_pool2d.default max_pool2d_with_indices.default max_pool3d.default avg_pool3d.default
+""".split()
 
-ROWS = [
-    "_log_softmax.default",
-    "_softmax.default",
-    "_safe_softmax.default",
-    "group_norm.default",
-    "instance_norm.default",
-    "layer_norm.default",
-    "log_softmax.int",
-    "native_group_norm.default",
-    "native_layer_norm.default",
-    "rms_norm.default",
-    "_fused_rms_norm.default",
-    "softmax.int",
-]
+ROWS = """
+_log_softmax.default _softmax.default _safe_softmax.default group_norm.default
+instance_norm.default layer_norm.default log_softmax.int native_group_norm.default
+native_layer_norm.default rms_norm.default _fused_rms_norm.default softmax.int
+""".split()
 
 TABLE: dict[str, OpSpec] = {
     **{f"aten.{name}": OpSpec(Kind.REDUCE, flops=1) for name in REDUCTIONS},

@@ -43,7 +43,7 @@ class Recorder(fx.Interpreter):
         value = super().run_node(n)
         if n in self._layouts and value.numel():
             position, layout = self._layouts[n]
-            array = np.atleast_1d(value.to(torch.float32).numpy())
+            array = np.atleast_1d(value.detach().to(torch.float32).numpy())
             if np.isfinite(array.min()) and np.isfinite(array.max()):
                 self.found[position] = ValueStatistics.of(array, layout)
             else:

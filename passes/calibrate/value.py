@@ -67,21 +67,23 @@ class ValueStatistics:
         low, high = float(value.min()), float(value.max())
         channels = value.shape[1] if layout.is_map else value.shape[-1]
         total, square, largest = np.zeros(channels), np.zeros(channels), np.zeros(channels, "f4")
-        slices, logs = 0, np.zeros(2)
+        slices, log_energy, log_range = 0, 0.0, 0.0
         for block in _blocks(value, layout):
             total += block.sum(0, dtype=np.float64)
             square += np.einsum("ij,ij->j", block, block, dtype=np.float64)
             np.maximum(largest, np.abs(block).max(0), out=largest)
             energies, ranges = _slices(block, None if layout.is_map else 1)
             slices += energies.size
-            logs += np.log(energies).sum(), np.log(ranges).sum()
+            log_energy += float(np.log(energies).sum())
+            log_range += float(np.log(ranges).sum())
         return cls(
             low,
             high,
             Histogram.of(_blocks(value, layout), low, high),
             value.size // channels,
             slices,
-            *logs.tolist(),
+            log_energy,
+            log_range,
             largest,
             total,
             square,

@@ -53,8 +53,8 @@ class FoldConstants(Pass):
             if results:
                 editor.remove_dead()
             editor.finish()
-        settle_views(program, before, self.name)
-        return Outcome(folded > 0, {"folded": folded}, tuple(refusals))
+        exchanged = settle_views(program, before, self.name)
+        return Outcome(folded > 0 or exchanged, {"folded": folded}, tuple(refusals))
 
     def _choose(self, graph: fx.Graph) -> tuple[list[fx.Node], list[Refusal]]:
         """The last nodes of the constant subgraphs, and those that would be too large."""

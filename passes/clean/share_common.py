@@ -37,8 +37,8 @@ class ShareCommon(Pass):
             editor = Editor(program, method, self.name)
             shared += _share_nodes(editor, hashes)
             editor.finish()
-        settle_views(program, before, self.name)
-        return Outcome(shared > 0, {"shared": shared})
+        exchanged = settle_views(program, before, self.name)
+        return Outcome(shared > 0 or exchanged, {"shared": shared})
 
 
 def _share_storage(program: Program, hashes: WeightHashes) -> None:

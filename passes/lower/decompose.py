@@ -34,6 +34,7 @@ class DecomposeRows(Pass):
             _GroupNorm(),
             _QuantizeDynamic(),
             _Split(),
+            _Stack(),
         )
         rewrites = apply(program, rules)
         return Outcome(rewrites.changed, dict(rewrites.fired), tuple(rewrites.refusals))
@@ -230,6 +231,23 @@ class _Split:
         sizes = [part.shape[dim] for part in whole.meta["val"]]
         start = sum(sizes[:position])
         editor.replace(node, new(aten.slice.Tensor, x, dim, start, start + sizes[position]))
+
+
+class _Stack:
+    name = "stack"
+
+    def match(self, node: fx.Node) -> bool:
+        return node.op == "call_function" and op_name(node) == "aten.stack.default"
+
+    def check(self, node: fx.Node, program: Program) -> str | None:
+        return None
+
+    def rewrite(self, node: fx.Node, editor: Editor) -> None:
+        """A concatenation along a new dimension."""
+        new, parts = Chain(editor, node), node.args[0]
+        dim = _argument(node, 1, "dim", 0) % node.meta["val"].dim()
+        raised = [new(aten.unsqueeze.default, part, dim) for part in parts]
+        editor.replace(node, new(aten.cat.default, raised, dim))
 
 
 SPLITS = (

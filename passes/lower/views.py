@@ -107,6 +107,26 @@ def _select(program: Program, node: fx.Node, source: Placement) -> Placement:
     )
 
 
+def _unfold(program: Program, node: fx.Node, source: Placement) -> Placement:
+    """Overlapping windows of a dimension, as a new last one."""
+    dim, step = node.args[1] % len(source.shape), node.args[3]
+    strides = list(source.strides)
+    strides[dim] = simplify(strides[dim] * step)
+    strides.append(source.strides[dim])
+    return replace(source, shape=program.shape(node), strides=tuple(strides))
+
+
+def _diagonal(program: Program, node: fx.Node, source: Placement) -> Placement:
+    """The elements whose two coordinates differ by an offset, as a new last dimension."""
+    offset, *pair = (list(node.args) + [0, 0, 1])[1:4] if len(node.args) < 4 else node.args[1:4]
+    first, second = (dim % len(source.shape) for dim in pair)
+    moved = source.strides[second] * offset if offset >= 0 else source.strides[first] * -offset
+    kept = [s for dim, s in enumerate(source.strides) if dim not in (first, second)]
+    strides = (*kept, simplify(source.strides[first] + source.strides[second]))
+    start = simplify(source.offset + moved)
+    return replace(source, offset=start, shape=program.shape(node), strides=strides)
+
+
 def _position(program: Program, argument: Any, size: Size) -> Size:
     """An index that may count from the end, as one that counts from the start."""
     position = program.size(argument)
@@ -180,4 +200,6 @@ RULES = {
     "expand": _expand,
     "slice": _slice,
     "select": _select,
+    "unfold": _unfold,
+    "diagonal": _diagonal,
 }

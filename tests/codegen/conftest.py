@@ -77,9 +77,7 @@ def compiled(tmp_path: Path) -> Compile:
 
 def traced(module: torch.nn.Module, inputs: Tensors, dynamic: dict[str, Any] | None) -> Program:
     """Trace a module called with keyword arguments."""
-    exported = torch.export.export(
-        module.eval(), (), inputs, dynamic_shapes=dynamic, strict=False
-    )
+    exported = torch.export.export(module.eval(), (), inputs, dynamic_shapes=dynamic, strict=False)
     return program_of(exported, type(module).__name__)
 
 

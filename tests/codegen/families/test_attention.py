@@ -64,9 +64,7 @@ def test_symbolic_attention(compiled, target):
     sizes = {0: batch, 2: length}
     example = {name: torch.randn(2, 4, 9, 32) for name in "qkv"}
     dynamic = {**dict.fromkeys("qkv", sizes), "mask": None}
-    model = compiled(
-        Attention(is_causal=True), {**example, "mask": None}, target, dynamic
-    )
+    model = compiled(Attention(is_causal=True), {**example, "mask": None}, target, dynamic)
     for shape in ((1, 1), (2, 5), (3, 64), (1, 100)):
         inputs = {name: torch.randn(shape[0], 4, shape[1], 32) for name in "qkv"}
         model.check(inputs, CLOSE)
@@ -80,9 +78,7 @@ def test_attention_between_transposes_copies_nothing(compiled, target):
 
         def forward(self, x):
             batch, length, _ = x.shape
-            q, k, v = (
-                p(x).view(batch, length, 3, 8).transpose(1, 2) for p in self.projections[:3]
-            )
+            q, k, v = (p(x).view(batch, length, 3, 8).transpose(1, 2) for p in self.projections[:3])
             mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
             return self.projections[3](mixed.reshape(batch, length, 24))
 

@@ -1,0 +1,48 @@
+"""What the rules of elementwise operators share: constants, types, the C library."""
+
+from typing import Any
+
+from torch import fx
+from tvm import tirx
+
+from effc.codegen.tir import Expr, const, dtype_of, lanes_of
+
+
+class NeedsScalarError(Exception):
+    """Raised while building a vector kernel when something exists one element at a time only."""
+
+
+def bound(expr: Expr, value: float) -> Expr:
+    """A constant of the type and lanes of an expression."""
+    return const(value, dtype_of(expr))
+
+
+def is_float(expr: Expr) -> bool:
+    """Whether an expression is floating-point."""
+    return dtype_of(expr).startswith("float")
+
+
+def is_bool(x: Expr) -> bool:
+    """Whether an expression is a predicate."""
+    return dtype_of(x).startswith("bool")
+
+
+def truth(x: Expr) -> Expr:
+    """A predicate: whether a value is not zero."""
+    return x if is_bool(x) else tirx.NE(x, bound(x, 0))
+
+
+def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    """A constant argument by position or name."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, default)
+
+
+def library(name: str, *operands: Expr) -> Expr:
+    """Call a function of the C library, one element at a time."""
+    if lanes_of(operands[0]) > 1:
+        raise NeedsScalarError(name)
+    dtype = dtype_of(operands[0])
+    suffix = "f" if dtype == "float32" else ""
+    return tirx.call_pure_extern(dtype, name + suffix, *operands)
