@@ -8,6 +8,7 @@ sizes from which kernels choose their tiles. Facts can be overridden in the text
 import dataclasses
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from effc.ir import options
 from effc.ir.errors import NotAvailableError, TargetError
@@ -76,7 +77,7 @@ class Target:
         return self.name
 
 
-def _x86(name: str, cpu: str, features: tuple[str, ...], **facts: int) -> Target:
+def _x86(name: str, cpu: str, features: tuple[str, ...], **facts: Any) -> Target:
     wide = "avx512f" in features
     return Target(
         name,
@@ -137,4 +138,5 @@ def _with_fact(target: Target, word: str) -> Target:
     amount = _AMOUNT.fullmatch(value)
     if not amount:
         raise TargetError(f"target {target.name}: {key}={value!r} is not a number or size")
-    return dataclasses.replace(target, **{key: int(amount["number"]) * _UNITS[amount["unit"]]})
+    changed: dict[str, Any] = {key: int(amount["number"]) * _UNITS[amount["unit"]]}
+    return dataclasses.replace(target, **changed)

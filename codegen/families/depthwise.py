@@ -82,7 +82,8 @@ class _Depthwise:
         self.source_at = region.input_of(anchor.args[0])
         self.source: Access = region.inputs[self.source_at]
         weight = region.inputs[region.input_of(anchor.args[1])].shape
-        self.filter = Filter(weight[2:], *(tuple(value) for value in anchor.args[3:6]))
+        stride, padding, dilation = (tuple(value) for value in anchor.args[3:6])
+        self.filter = Filter((weight[2], weight[3]), stride, padding, dilation)
         self.channels = self.domain[1]
         touched = epilogue_inputs(region, anchor)
         accesses = [

@@ -75,8 +75,8 @@ def quantize_dynamic(
     """Quantize with a scale and zero point found at run time, one pair per slice over `dims`.
 
     With `dims=[-1]` every token (row) has its own pair, with `dims=[1, 2, 3]` every image. The
-    range of a slice is its minimum to its maximum, widened to hold 0.0; a slice of zeros gets scale 1.
-    `scale = (high - low) * (1 / (qmax - qmin))`,
+    range of a slice is its minimum to its maximum, widened to hold 0.0; a slice of zeros gets
+    scale 1. `scale = (high - low) * (1 / (qmax - qmin))`,
     `zero_point = qmin - round_half_even(low * (1 / scale))`.
 
     Args:

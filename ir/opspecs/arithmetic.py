@@ -10,7 +10,8 @@ floor_divide.Scalar ge.Scalar ge.Tensor gt.Scalar gt.Tensor hardtanh.default har
 hardswish.default isinf.default isnan.default le.Scalar le.Tensor leaky_relu.default
 logical_and.default logical_not.default logical_or.default logical_xor.default lt.Scalar lt.Tensor
 masked_fill.Scalar masked_fill.Tensor max.other maximum.default min.other minimum.default
-mul.Scalar mul.Tensor ne.Scalar ne.Tensor nan_to_num.default __xor__.Tensor neg.default prelu.default reciprocal.default relu.default
+mul.Scalar mul.Tensor ne.Scalar ne.Tensor nan_to_num.default __xor__.Tensor neg.default
+prelu.default reciprocal.default relu.default
 relu6.default remainder.Scalar remainder.Tensor fmod.Scalar fmod.Tensor round.default rsub.Scalar
 rsub.Tensor sgn.default sign.default sub.Scalar sub.Tensor trunc.default where.ScalarOther
 where.ScalarSelf where.Scalar where.self addcmul.default addcdiv.default lerp.Scalar lerp.Tensor

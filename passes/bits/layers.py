@@ -53,12 +53,12 @@ class Layer:
     @property
     def weight(self) -> fx.Node:
         """The node that reads the weight."""
-        return self.node.args[0 if self.kind == "embedding" else 1]  # type: ignore[return-value]
+        return self.node.args[0 if self.kind == "embedding" else 1]
 
     @property
     def value(self) -> fx.Node:
         """The node that computes what the weight is applied to."""
-        return self.node.args[1 if self.kind == "embedding" else 0]  # type: ignore[return-value]
+        return self.node.args[1 if self.kind == "embedding" else 0]
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def _rename(node: fx.Node, editor: Editor) -> None:
 def _transpose(node: fx.Node, editor: Editor) -> None:
     order = list(range(rank(node)))
     source, *dims = node.args
-    first, second = map(int, dims or (0, 1))  # type: ignore[arg-type]
+    first, second = map(int, dims or (0, 1))
     if order:
         order[first], order[second] = order[second], order[first]
     editor.replace(node, editor.call(node, aten.permute.default, source, order, before=node))
@@ -84,7 +84,7 @@ def _clamps_both_ways(node: fx.Node) -> bool:
 
 def _clamp(node: fx.Node, editor: Editor) -> None:
     x, *limits = node.args
-    numbers = map(float, limits or (0, 6))  # type: ignore[arg-type]
+    numbers = map(float, limits or (0, 6))
     editor.replace(node, editor.call(node, aten.hardtanh.default, x, *numbers, before=node))
 
 

@@ -118,7 +118,8 @@ def _unfold(program: Program, node: fx.Node, source: Placement) -> Placement:
 
 def _diagonal(program: Program, node: fx.Node, source: Placement) -> Placement:
     """The elements whose two coordinates differ by an offset, as a new last dimension."""
-    offset, *pair = (list(node.args) + [0, 0, 1])[1:4] if len(node.args) < 4 else node.args[1:4]
+    given = tuple(node.args[1:])
+    offset, *pair = given + (0, 0, 1)[len(given) :]
     first, second = (dim % len(source.shape) for dim in pair)
     moved = source.strides[second] * offset if offset >= 0 else source.strides[first] * -offset
     kept = [s for dim, s in enumerate(source.strides) if dim not in (first, second)]
