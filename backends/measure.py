@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 WARM_UP_SECONDS = 0.2
 ROUND_SECONDS = 0.05
+SETTLE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def interleaved(
     """Measure candidates against each other.
 
     Each is warmed up; then every round runs each of them for the same short time, so that a slow
-    phase of the machine hits all alike.
+    phase of the machine hits all alike. Before its turn a candidate gets a pause, in which the
+    threads of the one before it stop spinning, and one run that does not count.
 
     Args:
         candidates: What to call, by name.
@@ -61,6 +63,9 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds):
         for name, call in candidates.items():
+            if len(candidates) > 1:
+                time.sleep(SETTLE_SECONDS)
+            call()
             for _ in range(counts[name]):
                 started = time.perf_counter()
                 call()

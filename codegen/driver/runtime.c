@@ -17,7 +17,6 @@
 #include <unistd.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
-#include <immintrin.h>
 #endif
 
 enum { EFFC_ALIGN = 64, EFFC_SPINS = 4000, EFFC_IDLE_SPINS = 20000, EFFC_MAX_THREADS = 256 };
@@ -68,7 +67,7 @@ static int effc_fail(const char *format, const char *a, long long b, long long c
 
 static inline void effc_pause(void) {
 #if defined(__x86_64__)
-  _mm_pause();
+  __builtin_ia32_pause();
 #else
   __asm__ volatile("" ::: "memory");
 #endif
@@ -134,8 +133,8 @@ static void effc_border(uint8_t *map, int64_t images, int64_t height, int64_t wi
 
 static unsigned effc_flush_denormals(void) {
 #if defined(__x86_64__)
-  unsigned before = _mm_getcsr();
-  _mm_setcsr(before | 0x8040);
+  unsigned before = __builtin_ia32_stmxcsr();
+  __builtin_ia32_ldmxcsr(before | 0x8040); /* flush to zero, denormals are zero */
   return before;
 #else
   return 0;
@@ -144,7 +143,7 @@ static unsigned effc_flush_denormals(void) {
 
 static void effc_restore_denormals(unsigned before) {
 #if defined(__x86_64__)
-  _mm_setcsr(before);
+  __builtin_ia32_ldmxcsr(before);
 #else
   (void)before;
 #endif

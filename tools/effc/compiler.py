@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -89,6 +90,7 @@ class Compilation:
         Raises:
             EffcError: Of the kind that tells what went wrong.
         """
+        self.started = time.monotonic()
         self.out = Path(out).absolute()
         with ExitStack() as stack:
             folder = stack.enter_context(replacing(self.out))

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import platform
+from pathlib import Path
 from typing import Any
 
 from effc.ir.host import host_facts
@@ -22,6 +23,16 @@ def environment() -> dict[str, Any]:
         "processors": default_threads(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
+
+
+def peak_memory_nbytes() -> int:
+    """The most memory this process ever held, in bytes (0 where the system does not say)."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return 0
+    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0].split()[1]) * 1024 if lines else 0
 
 
 def _version(package: str) -> str | None:

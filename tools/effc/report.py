@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from effc.backends.runner import Model
 from effc.candidate import Candidate
-from effc.environment import environment
+from effc.environment import environment, peak_memory_nbytes
 from effc.ir.cost import program_cost
 from effc.verdict import Verdict
 
@@ -22,6 +23,10 @@ def report_of(compilation: Compilation, best: Candidate, verdict: Verdict) -> di
     return {
         "format": FORMAT,
         "environment": environment(),
+        "compile": {
+            "seconds": time.monotonic() - compilation.started,
+            "peak_memory_nbytes": peak_memory_nbytes(),
+        },
         "recipe": compilation.recipe.model_dump(),
         "model": {
             "name": program.name,

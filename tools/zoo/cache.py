@@ -44,7 +44,8 @@ def weights(name: str, sources: Sequence[Path], make: Callable[[], nn.Module]) -
     with locked(path.with_suffix(".lock")):
         if not path.exists():
             save(make().state_dict(), path)
-    return load_file(path)
+    stored: Weights = load_file(path)
+    return stored
 
 
 @contextmanager

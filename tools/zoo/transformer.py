@@ -168,8 +168,8 @@ class Decoder(nn.Module):
 def initialise(model: Decoder) -> None:
     """Draw the weights as in GPT-2 (Radford et al., 2019).
 
-    Normal with deviation 0.02 (0.04 for the narrow model's input matrices would also do); matrices
-    that write into the residual stream are divided by the root of the number of such matrices.
+    Normal with deviation 0.02; the matrices that write into the residual stream are divided by the
+    root of their number.
     """
     residual = (2 * model.config.layers) ** -0.5
     for name, weight in model.named_parameters():

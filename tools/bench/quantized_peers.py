@@ -1,0 +1,88 @@
+"""Peers with their own 8-bit quantization of the same model."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from effc.backends.peers import Arrays, Call, export_onnx, onnx_session, openvino_call
+from effc.ir.program import Program
+
+Data = Callable[[], Iterable[Arrays]]
+
+
+def onnxruntime_dynamic(program: Program, inputs: Arrays, threads: int, data: Data) -> Call:
+    """ONNX Runtime's dynamic quantization: int8 weights, activations quantized while it runs."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, packed = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+        export_onnx(program, inputs, plain)
+        logging.disable(logging.WARNING)
+        quantize_dynamic(plain, packed, weight_type=QuantType.QInt8, per_channel=True)
+        logging.disable(logging.NOTSET)
+        return onnx_session(packed, inputs, threads)
+
+
+def onnxruntime_static(program: Program, inputs: Arrays, threads: int, data: Data) -> Call:
+    """ONNX Runtime's static quantization: QDQ form, per-channel weights."""
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._batches = iter(data())
+
+        def get_next(self) -> Arrays | None:
+            return next(self._batches, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, ready, packed = (Path(folder) / f"{n}.onnx" for n in ("model", "ready", "int8"))
+        export_onnx(program, inputs, plain)
+        logging.disable(logging.WARNING)
+        quant_pre_process(str(plain), str(ready))
+        quantize_static(
+            ready,
+            packed,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        logging.disable(logging.NOTSET)
+        return onnx_session(packed, inputs, threads)
+
+
+def openvino_default(program: Program, inputs: Arrays, threads: int, data: Data) -> Call:
+    """OpenVINO as it comes; it picks bfloat16 where the processor has it."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(program, inputs, path)
+        return openvino_call(openvino.convert_model(str(path)), inputs, threads, {})
+
+
+def openvino_int8(program: Program, inputs: Arrays, threads: int, data: Data) -> Call:
+    """OpenVINO with NNCF's post-training quantization."""
+    import nncf
+    import openvino
+
+    nncf.set_log_level(logging.ERROR)
+    is_text = any(np.issubdtype(value.dtype, np.integer) for value in inputs.values())
+    settings = {"model_type": nncf.ModelType.TRANSFORMER} if is_text else {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(program, inputs, path)
+        model = nncf.quantize(
+            openvino.convert_model(str(path)), nncf.Dataset(list(data())), **settings
+        )
+        return openvino_call(model, inputs, threads, {})
