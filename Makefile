@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml requirements.lock
 	touch $(STAMP)
 
 run: $(STAMP)
-	PYTHONPATH=tools $(BIN)/python -m zoo.demo
+	PYTHONPATH=tools $(BIN)/python -m bench.demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -1,19 +1,12 @@
-"""An artifact on disk: a folder that is complete in itself, described by `manifest.json`."""
+"""What an artifact on disk is: a folder that is complete in itself, described by `manifest.json`."""
 
 import hashlib
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from effc.ir import symbols
-from effc.ir.errors import ArtifactError, UsageError
 from effc.ir.program import DTYPES, Program, Signature, TensorSpec, dtype_name
 from effc.ir.symbols import Symbol
 from effc.ir.target import Target
@@ -22,33 +15,63 @@ FORMAT = 1
 MANIFEST, REPORT, RECIPE, SAMPLE, README = (
     "manifest.json", "report.json", "recipe.yaml", "sample.npz", "README.md",
 )  # fmt: skip
+RECORDS = (REPORT, SAMPLE)
 CHUNK = 1 << 20
 
 
-class TensorEntry(BaseModel):
+def _is_plain(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise ValueError(f"{name!r} is not the name of a file in the folder")
+    return name
+
+
+def _is_size(text: str) -> str:
+    symbols.parse(text)
+    return text
+
+
+def _is_dtype(name: str) -> str:
+    if name not in DTYPES:
+        raise ValueError(f"{name!r} is no dtype")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_is_plain)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorEntry(_Entry):
     """An input or output."""
 
     name: str
-    dtype: str
-    shape: list[str]
+    dtype: Annotated[str, AfterValidator(_is_dtype)]
+    shape: list[Annotated[str, AfterValidator(_is_size)]]
 
 
-class SymbolEntry(BaseModel):
+class SymbolEntry(_Entry):
     """A symbolic dimension."""
 
     name: str
-    minimum: int
+    minimum: int = Field(ge=0)
     maximum: int
 
 
-class FileEntry(BaseModel):
+class FileEntry(_Entry):
     """A file of the artifact and what it must contain."""
 
     nbytes: int
     digest: str
 
+    @classmethod
+    def of(cls, path: Path) -> "FileEntry":
+        """Describe a file."""
+        return cls(nbytes=path.stat().st_size, digest=digest(path))
 
-class Manifest(BaseModel):
+
+class Manifest(_Entry):
     """The contents of `manifest.json`.
 
     Attributes:
@@ -63,6 +86,8 @@ class Manifest(BaseModel):
         outputs: In call order.
         symbols: Symbolic dimensions, in the order the code takes them.
         files: Every other file it needs to run.
+        records: Files about it that it does not need to run.
+        digest: Of everything else in here.
     """
 
     format: int
@@ -71,11 +96,13 @@ class Manifest(BaseModel):
     target: str
     backend: str
     features: list[str]
-    threads: int
+    threads: int = Field(ge=1)
     inputs: list[TensorEntry]
     outputs: list[TensorEntry]
     symbols: list[SymbolEntry]
-    files: dict[str, FileEntry]
+    files: dict[FileName, FileEntry]
+    records: dict[FileName, FileEntry] = {}
+    digest: str = ""
 
     @property
     def signature(self) -> Signature:
@@ -86,6 +113,15 @@ class Manifest(BaseModel):
     def ranges(self) -> dict[str, Symbol]:
         """Symbolic dimensions by name."""
         return {s.name: Symbol(s.name, s.minimum, s.maximum) for s in self.symbols}
+
+    def own_digest(self) -> str:
+        """What `digest` has to be."""
+        content = self.model_dump_json(exclude={"digest"}).encode()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+    def sealed(self) -> "Manifest":
+        """The same with its digest."""
+        return self.model_copy(update={"digest": self.own_digest()})
 
 
 def _specs(entries: list[TensorEntry]) -> tuple[TensorSpec, ...]:
@@ -106,11 +142,8 @@ def _entries(specs: tuple[TensorSpec, ...]) -> list[TensorEntry]:
 
 def manifest_of(program: Program, target: Target, folder: Path, version: str) -> Manifest:
     """Describe a build: what the program takes and gives, and every file of the folder."""
-    files = {
-        path.name: FileEntry(nbytes=path.stat().st_size, digest=digest(path))
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.name not in (MANIFEST, REPORT, RECIPE, README, SAMPLE)
-    }
+    described = {MANIFEST, RECIPE, README, *RECORDS}
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
     return Manifest(
         format=FORMAT,
         effc=version,
@@ -122,8 +155,14 @@ def manifest_of(program: Program, target: Target, folder: Path, version: str) ->
         inputs=_entries(program.signature.inputs),
         outputs=_entries(program.signature.outputs),
         symbols=[SymbolEntry(**vars(symbol)) for symbol in program.symbols.values()],
-        files=files,
-    )
+        files={name: FileEntry.of(folder / name) for name in names if name not in described},
+        records={name: FileEntry.of(folder / name) for name in names if name in RECORDS},
+    ).sealed()
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `manifest.json`."""
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
 
 
 def digest(path: Path) -> str:
@@ -133,101 +172,3 @@ def digest(path: Path) -> str:
         while block := file.read(CHUNK):
             content.update(block)
     return content.hexdigest()
-
-
-def read_manifest(folder: Path, check: bool = True) -> Manifest:
-    """Read and check an artifact.
-
-    Args:
-        folder: The artifact.
-        check: Whether to compare every file with its digest.
-
-    Raises:
-        ArtifactError: If the folder is no artifact, is incomplete, or a file was changed.
-    """
-    path = folder / MANIFEST
-    try:
-        manifest = Manifest.model_validate_json(path.read_text())
-    except OSError as error:
-        raise ArtifactError(f"{folder} is no artifact: cannot read {path.name}") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
-    if manifest.format != FORMAT:
-        raise ArtifactError(f"{path} has format {manifest.format}, this effc reads {FORMAT}")
-    for name, entry in manifest.files.items():
-        _check_file(folder / name, entry, check)
-    return manifest
-
-
-def _check_file(path: Path, entry: FileEntry, check: bool) -> None:
-    if not path.is_file():
-        raise ArtifactError(f"{path.parent} is incomplete: {path.name} is missing")
-    nbytes = path.stat().st_size
-    if nbytes != entry.nbytes:
-        raise ArtifactError(f"{path} is damaged: {nbytes} bytes, expected {entry.nbytes}")
-    if check and digest(path) != entry.digest:
-        raise ArtifactError(f"{path} is damaged: its content does not match the manifest")
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read one of the artifact's JSON files.
-
-    Raises:
-        ArtifactError: If it is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads((folder / name).read_text())
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"cannot read {folder / name}: {error}") from error
-    return content
-
-
-def folder_nbytes(folder: Path) -> int:
-    """Bytes of what must be shipped: the files of the manifest and the manifest itself."""
-    manifest = read_manifest(folder, check=False)
-    return (folder / MANIFEST).stat().st_size + sum(e.nbytes for e in manifest.files.values())
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place if the block succeeds.
-
-    Whatever stops the block, `folder` stays as it was.
-
-    Raises:
-        UsageError: If the place cannot be written to, or holds something that is no artifact.
-    """
-    folder = folder.absolute()
-    if folder.exists() and not _may_replace(folder):
-        raise UsageError(f"{folder} exists and is no artifact; choose another output folder")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise UsageError(f"cannot write to {folder.parent}: {error.strerror}") from error
-    try:
-        yield work
-        _swap(work, folder)
-    except OSError as error:
-        raise UsageError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _may_replace(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
-
-
-def _swap(work: Path, folder: Path) -> None:
-    """Put `work` where `folder` is; at no moment is there half an artifact."""
-    work.chmod(0o755)
-    old = Path(f"{work}.old")
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(work, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

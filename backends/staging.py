@@ -2,7 +2,7 @@
 
 import errno
 import fcntl
-import json
+import glob
 import os
 import shutil
 import signal
@@ -13,12 +13,12 @@ from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
-from effc.backends.artifact import MANIFEST, WRITTEN_FILES
+from effc.backends.reading import foreign_file, is_artifact
 from effc.ir.errors import UsageError
 
 RESULT = "artifact"
 MARK = "effc-"
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 HELD = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -27,35 +27,141 @@ def replacing(folder: Path) -> Iterator[Path]:
     """A scratch folder beside `folder`; its subfolder `artifact` takes the place of `folder`.
 
     That happens in one step and only if the block succeeds. Whatever stops it, `folder` stays as it
-    was and the scratch folder is removed; those that a killed process left are removed, too.
+    was and the scratch folder is removed; scratch folders of killed processes are removed, too.
 
     Raises:
         UsageError: If the place cannot be written to, or holds something that is no artifact.
     """
     folder = folder.resolve()
     check_replaceable(folder)
+    with _scratch_beside(folder) as scratch:
+        try:
+            (scratch / RESULT).mkdir()
+            yield scratch
+            _swap(scratch, folder)
+        except OSError as error:
+            if not _is_about(error, scratch):
+                raise
+            raise UsageError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Make sure that nothing but an artifact or an empty folder would be replaced.
+
+    Raises:
+        UsageError: If something else is there.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file; choose another output folder")
+    if folder == Path.cwd():
+        raise UsageError(f"{folder} is the current folder; choose another output folder")
+    if not is_artifact(folder) and any(folder.iterdir()):
+        raise UsageError(f"{folder} exists and is no artifact; choose another output folder")
+    if (foreign := foreign_file(folder)) is not None:
+        raise UsageError(
+            f"{folder} holds {foreign}, which is no part of an artifact; move it or choose "
+            "another output folder"
+        )
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM while the block runs; they arrive when it ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {number: signal.signal(number, hold) for number in HELD}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in received:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _scratch_beside(folder: Path) -> Iterator[Path]:
     made = [parent for parent in folder.parents if not parent.exists()]
     scratch = folder.with_name(f".{folder.name}.{MARK}{uuid4().hex[:8]}")
-    handle = None
+    held: int | None = None
     try:
-        with suppressed_lock_errors(), _locked(_existing(folder)):
+        try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.parent):
-            _sweep(folder)
-            scratch.mkdir(mode=0o700)
-            handle = _lock(scratch)
-        (scratch / RESULT).mkdir()
+            with _locked(folder.parent):
+                _sweep(folder)
+                scratch.mkdir(mode=0o700)
+                held = _lock(scratch)
+        except OSError as error:
+            raise UsageError(f"cannot write to {folder.parent}: {error.strerror}") from error
         yield scratch
-        _swap(scratch, folder)
-    except OSError as error:
-        if not _is_about(error, scratch):
-            raise
-        raise UsageError(f"cannot write {folder}: {error.strerror or error}") from error
     finally:
         with undisturbed():
             shutil.rmtree(scratch, ignore_errors=True)
-            if handle is not None:
-                os.close(handle)
+            if held is not None:
+                os.close(held)
             for parent in made:
-                with suppress(OSError):
+                with suppress(OSError):  # not empty: it holds the result
                     parent.rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove scratch folders nobody holds: what a killed process left."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.{MARK}*"):
+        held = _lock(path)
+        if held is not None:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(held)
+
+
+def _swap(scratch: Path, folder: Path) -> None:
+    """Put the result where `folder` is; two processes that do so at once follow each other."""
+    old = scratch / "old"
+    with undisturbed(), _locked(folder.parent):
+        check_replaceable(folder)
+        if folder.exists():
+            os.rename(folder, old)
+        try:
+            os.rename(scratch / RESULT, folder)
+        except OSError:
+            if old.exists():
+                os.rename(old, folder)
+            raise
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    held = _lock(folder, wait=True)
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _lock(folder: Path, wait: bool = False) -> int | None:
+    """A descriptor that locks a folder until it is closed; None where that is not possible."""
+    try:
+        held = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(held)
+        return None
+    return held
+
+
+def _is_about(error: OSError, scratch: Path) -> bool:
+    """Whether an error says that the scratch folder cannot be written."""
+    if error.errno in NO_ROOM:
+        return True
+    return isinstance(error.filename, str) and Path(error.filename).is_relative_to(scratch)

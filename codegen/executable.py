@@ -10,6 +10,7 @@ from torch import fx
 
 from effc.codegen import select
 from effc.codegen.access import Access
+from effc.codegen.barriers import Conflicts, Touch, meeting_points
 from effc.codegen.coverage import add
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import Kernel, Param, Stage
@@ -139,6 +140,10 @@ class _Assembler:
             raise UnsupportedError(f"target {self.target}", list(self.refused.values()))
         lives = [Life(k, self.sizes[k], min(u), max(u)) for k, u in self.uses.items()]
         self.result.memory = plan(lives)
+        conflicts = Conflicts(self.result.memory, lives)
+        touches = [_touches(step) for step in self.result.steps]
+        for step, meets in zip(self.result.steps, meeting_points(touches, conflicts), strict=True):
+            step.must_meet = meets
         return self.result
 
     def _known_bases(self) -> dict[fx.Node, Pointer]:
@@ -274,6 +279,19 @@ class _Assembler:
             fill,
             int(is_per_image),
         )
+
+
+def _touches(step: Step) -> list[Touch]:
+    """The memory a step uses that some step writes."""
+    pairs = zip(step.stage.params, step.pointers, strict=True)
+    found = [
+        Touch(pointer.base, pointer.key, param.kind in ("output", "temporary"))
+        for param, pointer in pairs
+        if pointer.base in ("arena", "output")
+    ]
+    found += [Touch(fill.start.base, fill.start.key, True) for fill in step.fills]
+    reads = [fill.fill for fill in step.fills if fill.fill is not None]
+    return found + [Touch(r.base, r.key, False) for r in reads if r.base in ("arena", "output")]
 
 
 def _leading_operator(region: Region) -> str:

@@ -3,6 +3,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch.export import Dim
+
 from zoo import digits, images, networks, training
 
 LOWEST_ACCURACY = {"residual_cnn": 0.985, "depthwise_cnn": 0.985, "vit": 0.97}

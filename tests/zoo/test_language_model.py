@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.export import Dim
+
 from zoo import corpus, language_model, train_language_model
 from zoo.transformer import Config
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from zoo import language_model, metric, retrieval
 
 

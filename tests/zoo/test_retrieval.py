@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from zoo import docstrings, retrieval
 from zoo.minilm import minilm_folder
 from zoo.retrieval import Labels, labelled, mrr, top1

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torch.export import Dim
+
 from zoo.transformer import Attention, Config, Decoder, initialise, rotary_tables, rotate
 
 SMALL = Config(hidden=32, layers=2, heads=4, key_heads=2, feed_forward=48, context=64)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from zoo.minilm import minilm_folder
 
 from effc.ir.program import Program
 from effc.ir.testing import traced
+from zoo.minilm import minilm_folder
 
 TEXT = {"ids.0": "batch", "ids.1": "sequence", "mask.0": "batch", "mask.1": "sequence"}
 WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
