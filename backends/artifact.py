@@ -1,4 +1,4 @@
-"""What an artifact on disk is: a folder that is complete in itself, described by `manifest.json`."""
+"""An artifact on disk: a folder that is complete in itself, described by `manifest.json`."""
 
 import hashlib
 from pathlib import Path
@@ -123,6 +123,11 @@ class Manifest(_Entry):
         """The same with its digest."""
         return self.model_copy(update={"digest": self.own_digest()})
 
+    def with_records(self, folder: Path) -> "Manifest":
+        """The same with the records a folder holds."""
+        found = {name: FileEntry.of(folder / name) for name in RECORDS if (folder / name).exists()}
+        return self.model_copy(update={"records": found}).sealed()
+
 
 def _specs(entries: list[TensorEntry]) -> tuple[TensorSpec, ...]:
     return tuple(
@@ -156,8 +161,7 @@ def manifest_of(program: Program, target: Target, folder: Path, version: str) ->
         outputs=_entries(program.signature.outputs),
         symbols=[SymbolEntry(**vars(symbol)) for symbol in program.symbols.values()],
         files={name: FileEntry.of(folder / name) for name in names if name not in described},
-        records={name: FileEntry.of(folder / name) for name in names if name in RECORDS},
-    ).sealed()
+    ).with_records(folder)
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

@@ -114,8 +114,7 @@ def _names(folder: Path) -> set[str]:
     """Names of the files of an artifact as its manifest has them; empty if it is none."""
     try:
         document = json.loads((folder / MANIFEST).read_bytes())
-        if document.keys() >= {"effc", "format", "files"}:
-            return {MANIFEST, README, RECIPE, *RECORDS, *document["files"]}
+        is_known = document.keys() >= {"effc", "format", "files"}
+        return {MANIFEST, README, RECIPE, *RECORDS, *document["files"]} if is_known else set()
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        pass
-    return set()
+        return set()

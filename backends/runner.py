@@ -6,15 +6,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from effc.backends.artifact import Manifest, read_manifest
+from effc.backends.artifact import Manifest
 from effc.backends.base import Session, backend_of
-from effc.ir.errors import InputError
+from effc.backends.reading import read_manifest
+from effc.ir.errors import ArtifactError, InputError, UsageError
+from effc.ir.host import host_facts
 from effc.ir.program import bind_sizes
 from effc.ir.symbols import evaluate
 
 
 class Model:
-    """A loaded artifact. Call it with inputs by position or name.
+    """A loaded artifact. Call it with inputs by position or name, from as many threads as you like.
 
     Args:
         folder: The artifact.
@@ -23,11 +25,15 @@ class Model:
 
     Raises:
         ArtifactError: If the artifact is damaged or was built for another machine.
+        UsageError: If `threads` is negative.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0, check: bool = True) -> None:
+        if threads < 0:
+            raise UsageError(f"threads is {threads}; give a number of threads, or 0 for the usual")
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder, check)
+        check_features(self.manifest, self.folder)
         self.signature = self.manifest.signature
         self._symbols = self.manifest.ranges
         backend = backend_of(self.manifest.backend)
@@ -46,6 +52,7 @@ class Model:
 
         Raises:
             InputError: If a name, dtype or shape does not fit.
+            UsageError: If the model is closed.
         """
         inputs = self._by_name(arguments, named)
         wants_torch = any(isinstance(value, torch.Tensor) for value in inputs.values())
@@ -60,6 +67,7 @@ class Model:
 
         Raises:
             InputError: If a name, dtype or shape does not fit.
+            UsageError: If the model is closed.
         """
         self.sizes(inputs)
         return self.session.run(inputs)
@@ -78,7 +86,7 @@ class Model:
         return self.session.memory_nbytes
 
     def close(self) -> None:
-        """Stop the threads and free the memory."""
+        """Stop the threads and free the memory; once closed, closing again does nothing."""
         self.session.close()
 
     def __enter__(self) -> "Model":
@@ -86,6 +94,9 @@ class Model:
 
     def __exit__(self, *details: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return f"<effc.Model {self.manifest.name} {self.signature} for {self.manifest.target}>"
 
     def _by_name(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         names = [spec.name for spec in self.signature.inputs]
@@ -97,18 +108,36 @@ class Model:
         return {**positional, **named}
 
 
+def check_features(manifest: Manifest, folder: Path) -> None:
+    """Make sure that this processor has every instruction the code may use.
+
+    Raises:
+        ArtifactError: Naming what is missing.
+    """
+    found = host_facts().features
+    missing = [feature for feature in manifest.features if feature not in found]
+    if found and missing:
+        raise ArtifactError(
+            f"{folder} was built for a processor with {', '.join(missing)}, which this one lacks; "
+            "compile it for another --target"
+        )
+
+
 def as_array(name: str, value: Any) -> np.ndarray:
     """A numpy view of an array-like input.
 
     Raises:
-        InputError: If it is neither an array nor offers DLPack.
+        InputError: If it is neither an array nor offers DLPack, or has a dtype numpy lacks.
     """
     if isinstance(value, np.ndarray):
         return value
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
-    if hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
+    try:
+        if isinstance(value, torch.Tensor):
+            return value.detach().cpu().numpy()
+        if hasattr(value, "__dlpack__"):
+            return np.from_dlpack(value)
+    except (TypeError, RuntimeError, BufferError) as error:
+        raise InputError(f"input {name} cannot be read as an array: {error}") from error
     raise InputError(f"input {name} is a {type(value).__name__}, expected an array or tensor")
 
 

@@ -14,7 +14,7 @@ from tvm import tirx
 from effc.codegen import activations, vector_math
 from effc.codegen.dtypes import held
 from effc.codegen.operands import argument, bound, is_bool, is_float, library, truth
-from effc.codegen.tir import Builder, Expr, cast, const, dtype_of, same_type, split_dtype
+from effc.codegen.tir import Builder, Expr, cast, dtype_of, same_type, split_dtype
 
 Rule = Callable[[Builder, fx.Node, list[Expr]], Expr]
 
@@ -128,7 +128,7 @@ def _masked_fill(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
 
 
 def _not(x: Expr) -> Expr:
-    return tirx.bitwise_xor(x, const(True, dtype_of(x))) if is_bool(x) else tirx.bitwise_not(x)
+    return vector_math.negated(x) if is_bool(x) else tirx.bitwise_not(x)
 
 
 def _logical_not(x: Expr) -> Expr:
@@ -276,7 +276,7 @@ RULES: dict[str, Rule] = {
     "where": _where,
     "masked_fill": _masked_fill,
     "eq": _compare(tirx.EQ),
-    "ne": _compare(lambda x, y: tirx.Not(tirx.EQ(x, y))),
+    "ne": _compare(lambda x, y: vector_math.negated(tirx.EQ(x, y))),
     "lt": _compare(tirx.LT),
     "le": _compare(tirx.LE),
     "gt": _compare(tirx.GT),

@@ -5,6 +5,7 @@ from torch import fx
 
 from effc.codegen import arithmetic, movement, select
 from effc.codegen.families.reduce import PLAIN
+from effc.codegen.families.scan import is_scan
 from effc.codegen.reduce_lanes import REDUCTIONS
 from effc.ir.errors import Unsupported
 from effc.ir.opspec import Kind, kind_of, op_name
@@ -24,7 +25,7 @@ def has_code(node: fx.Node) -> bool:
         return False
     base = arithmetic.base_name(name)
     known = arithmetic.RULES.keys() | movement.RULES.keys() | set(POOLS) | PLAIN.keys()
-    return base in known or name in select.FAMILIES or name in REDUCTIONS
+    return base in known or name in select.FAMILIES or name in REDUCTIONS or is_scan(node)
 
 
 def unsupported(program: Program) -> list[Unsupported]:

@@ -64,5 +64,5 @@ def to_memory(value: Expr, dtype: torch.dtype) -> Expr:
         odd = (bits >> const(16, u32)) & const(1, u32)
         rounded = (bits + const(0x7FFF, u32) + odd) >> const(16, u32)
         quiet = (bits >> const(16, u32)) | const(0x40, u32)
-        return cast(tirx.Select(tirx.Not(tirx.EQ(value, value)), quiet, rounded), "uint16")
+        return cast(tirx.Select(tirx.EQ(value, value), rounded, quiet), "uint16")
     return cast(value, STORED[dtype])

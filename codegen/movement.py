@@ -208,6 +208,40 @@ def _nearest(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     return e.value(source, point.moved(tuple(coordinates), point.lane_dim))
 
 
+def _bilinear(e: Evaluator, node: fx.Node, point: Point) -> Expr:
+    """Bilinear upsampling: a weighted mean of the four nearest pixels."""
+    source, align = node.args[0], bool(node.args[2])
+    inner, outer = e.region.shape(source), e.region.shape(node)
+    if point.lane_dim in (2, 3):
+        raise NeedsScalarError("upsampling along lanes")
+    places = [_between(e, point.coordinates[d], inner[d], outer[d], align) for d in (2, 3)]
+    total: Expr | None = None
+    for row, row_weight in places[0]:
+        for column, column_weight in places[1]:
+            coordinates = (*point.coordinates[:2], row, column)
+            value = e.value(source, point.moved(coordinates, point.lane_dim))
+            term = value * splat(row_weight * column_weight, point.lanes)
+            total = term if total is None else total + term
+    return total
+
+
+def _between(
+    e: Evaluator, position: Expr, inner: Any, outer: Any, align: bool
+) -> list[tuple[Expr, Expr]]:
+    """The two source coordinates around a destination coordinate, with their weights."""
+    b, one, half = e.builder, const(1.0, "float32"), const(0.5, "float32")
+    size, wanted = b.size(inner), b.size(outer)
+    at, length, target = (cast(value, "float32") for value in (position, size, wanted))
+    if align:
+        real = at * ((length - one) / tirx.Max(target - one, one))
+    else:
+        real = tirx.Max((at + half) * (length / target) - half, const(0.0, "float32"))
+    low = b.let(tirx.Min(cast(b.let(real), "int64"), size - index(1)))
+    high = b.let(tirx.Min(low + index(1), size - index(1)))
+    share = b.let(real - cast(low, "float32"))
+    return [(low, b.let(one - share)), (high, share)]
+
+
 def _arange(e: Evaluator, node: fx.Node, point: Point) -> Expr:
     arguments = node.args
     start = arguments[0] if len(arguments) > 1 else 0
@@ -259,6 +293,7 @@ RULES: dict[str, Rule] = {
     "tril": _triangle(lambda offset, diagonal: offset <= diagonal),
     "triu": _triangle(lambda offset, diagonal: offset >= diagonal),
     "upsample_nearest2d": _nearest,
+    "upsample_bilinear2d": _bilinear,
     "arange": _arange,
     "full": _full(1, 0),
     "full_like": _full(1, 0),

@@ -5,6 +5,7 @@ import importlib
 from torch import fx
 
 from effc.codegen.families.depthwise import is_depthwise
+from effc.codegen.families.scan import is_scan
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import Kernel
 from effc.codegen.reduce_lanes import REDUCTIONS
@@ -28,6 +29,8 @@ def family_of(region: Region) -> str:
     anchor = region.anchor()
     if anchor is not None:
         return "depthwise" if is_depthwise(region, anchor) else FAMILIES[op_name(anchor)]
+    if any(is_scan(node) for node in region.calls):
+        return "scan"
     if any(kind_of(n) == Kind.REDUCE and not is_row_reduction(region, n) for n in region.calls):
         return "reduce"
     if any(op_name(node) in REDUCTIONS for node in region.calls):

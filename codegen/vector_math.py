@@ -33,9 +33,14 @@ def fma(x: Expr, y: Expr, z: Expr) -> Expr:
     return same_type("llvm.fma", x, y, z)
 
 
+def negated(x: Expr) -> Expr:
+    """The opposite of a predicate (TVM's analyzer crashes on `Not` of a vector)."""
+    return tirx.bitwise_xor(x, const(True, dtype_of(x)))
+
+
 def is_nan(x: Expr) -> Expr:
     """Whether a value is not a number (LLVM gets an ordered comparison: NaN equals nothing)."""
-    return tirx.Not(tirx.EQ(x, x))
+    return negated(tirx.EQ(x, x))
 
 
 def polynomial(x: Expr, terms: tuple[float, ...]) -> Expr:

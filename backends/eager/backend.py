@@ -8,7 +8,7 @@ import torch
 
 from effc.backends.artifact import Manifest
 from effc.backends.base import Built
-from effc.ir.errors import Unsupported
+from effc.ir.errors import ArtifactError, Unsupported, UsageError
 from effc.ir.program import Program
 from effc.ir.target import Target
 
@@ -31,6 +31,8 @@ class EagerBackend:
 
     def open(self, folder: Path, manifest: Manifest, threads: int) -> "EagerSession":
         """Load `model.pt2`."""
+        if MODEL not in manifest.files:
+            raise ArtifactError(f"{folder} is incomplete: its manifest lists no {MODEL}")
         return EagerSession(folder / MODEL)
 
 
@@ -44,7 +46,7 @@ class EagerSession:
     def __init__(self, path: Path) -> None:
         from effc.ir.trace import open_model
 
-        self._program = open_model(path)
+        self._opened: Program | None = open_model(path)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once on checked inputs."""
@@ -59,8 +61,15 @@ class EagerSession:
 
     @property
     def memory_nbytes(self) -> int:
-        """Bytes of weights."""
-        return self._program.weight_nbytes
+        """Bytes of weights; 0 once closed."""
+        return self._opened.weight_nbytes if self._opened else 0
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Let go of the program."""
+        self._opened = None
+
+    @property
+    def _program(self) -> Program:
+        if self._opened is None:
+            raise UsageError("the model is closed; load it again with effc.load")
+        return self._opened

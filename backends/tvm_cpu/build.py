@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from effc.backends.base import Built
 from effc.backends.tvm_cpu.link import link
 from effc.backends.tvm_cpu.weights import write_weights
@@ -12,7 +14,7 @@ from effc.codegen.driver.emit import driver_source, weight_layout
 from effc.codegen.executable import Executable, executable_of
 from effc.codegen.objects import write_object
 from effc.ir.errors import Unsupported, UnsupportedError
-from effc.ir.program import FORWARD, Program
+from effc.ir.program import FORWARD, Program, dtype_name
 from effc.ir.target import Target
 from effc.passes.base import PassContext
 from effc.passes.lower.pipeline import FUSE, SPELL_OUT
@@ -22,16 +24,13 @@ from effc.passes.report import PassRow
 
 LIBRARY, WEIGHTS, HEADER = "model.so", "weights.safetensors", "effc.h"
 DRIVER = Path(driver.__file__).parent
+WITHOUT_ARRAYS = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def unsupported(program: Program, target: Target) -> list[Unsupported]:
-    """Every operator there is no kernel for, without building anything."""
-    spelled = PassManager.parse(SPELL_OUT).run(program, PassContext(target=target)).program
-    found = coverage.unsupported(spelled)
-    if found:
-        return found
+    """Every operator there is no kernel for, without compiling anything."""
     try:
-        _assemble(spelled, target)
+        lowered(program, target)
     except UnsupportedError as error:
         return error.operators
     return []
@@ -49,30 +48,57 @@ def build(program: Program, target: Target, folder: Path) -> Built:
         UnsupportedError: Listing every operator there is no kernel for.
         BuildError: If code generation, compiling or linking fails.
     """
-    report = PassManager.parse(SPELL_OUT).run(program, PassContext(target=target))
-    missing = coverage.unsupported(report.program)
-    if missing:
-        raise UnsupportedError(f"target {target}", missing)
-    executable, row = _assemble(report.program, target)
+    executable, rows = lowered(program, target)
     work = folder / "build"
-    work.mkdir(exist_ok=True)
-    kernels, source = work / "kernels.o", work / "model.c"
-    write_object(list(executable.stages.values()), target, kernels)
-    offsets, nbytes = weight_layout(executable.weights)
-    symbols = list(program.symbols.values())
-    source.write_text(driver_source(executable, symbols, target, offsets, nbytes))
+    work.mkdir()
+    source, kernels = write_sources(executable, program, target, work)
     link(source, [kernels], DRIVER, folder / LIBRARY)
     write_weights(executable.weights, folder / WEIGHTS)
     shutil.copyfile(DRIVER / HEADER, folder / HEADER)
     shutil.rmtree(work)
-    return Built((*report.rows, *row), _kernel_notes(executable), _memory_notes(executable))
+    return Built(rows, _kernel_notes(executable), _memory_notes(executable))
 
 
-def _assemble(spelled: Program, target: Target) -> tuple[Executable, tuple[PassRow, ...]]:
-    """Fuse regions, lay them out and make their kernels."""
-    fused = PassManager.parse(FUSE).run(spelled, PassContext(target=target))
+def lowered(program: Program, target: Target) -> tuple[Executable, tuple[PassRow, ...]]:
+    """The kernels and the memory plan of a program, and the passes that led there.
+
+    Raises:
+        UnsupportedError: Listing every operator there is no kernel for.
+    """
+    report = PassManager.parse(SPELL_OUT).run(program, PassContext(target=target))
+    missing = [*_without_arrays(program), *coverage.unsupported(report.program)]
+    if missing:
+        raise UnsupportedError(f"target {target}", missing)
+    fused = PassManager.parse(FUSE).run(report.program, PassContext(target=target))
     placements = place(fused.program, FORWARD)
-    return executable_of(fused.program, FORWARD, placements, target), fused.rows
+    executable = executable_of(fused.program, FORWARD, placements, target)
+    return executable, (*report.rows, *fused.rows)
+
+
+def write_sources(
+    executable: Executable, program: Program, target: Target, work: Path
+) -> tuple[Path, Path]:
+    """Write what the library is linked from: the driver's source and the kernels' object file."""
+    source, kernels = work / "model.c", work / "kernels.o"
+    write_object(list(executable.stages.values()), target, kernels)
+    offsets, nbytes = weight_layout(executable.weights)
+    symbols = list(program.symbols.values())
+    source.write_text(driver_source(executable, symbols, target, offsets, nbytes))
+    return source, kernels
+
+
+def _without_arrays(program: Program) -> list[Unsupported]:
+    """Inputs and outputs of element types a caller has no arrays of."""
+    signature = program.signature
+    named = [("input", spec) for spec in signature.inputs]
+    named += [("output", spec) for spec in signature.outputs]
+    return [
+        Unsupported(
+            f"{kind} {spec.name}", "", f"{dtype_name(spec.dtype)} arrays have no numpy form"
+        )
+        for kind, spec in named
+        if spec.dtype in WITHOUT_ARRAYS
+    ]
 
 
 def _kernel_notes(executable: Executable) -> list[dict[str, Any]]:

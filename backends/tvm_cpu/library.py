@@ -1,19 +1,33 @@
 """Calls a built model through its C interface."""
 
+import _ctypes
 import ctypes
+import os
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from effc.ir.errors import ArtifactError, InputError
+from effc.ir.errors import ArtifactError, InputError, UsageError
 
 ABI_VERSION = 1
 _POINTER = ctypes.c_void_p
+_PROFILED = [_POINTER, _POINTER, _POINTER, _POINTER, ctypes.POINTER(ctypes.c_double)]
+_INTERFACE: dict[str, tuple[Any, list[Any]]] = {
+    "effc_abi_version": (ctypes.c_int, []),
+    "effc_message": (ctypes.c_char_p, []),
+    "effc_open": (ctypes.c_int, [ctypes.c_char_p, ctypes.c_int, ctypes.POINTER(_POINTER)]),
+    "effc_run_profiled": (ctypes.c_int, _PROFILED),
+    "effc_memory": (ctypes.c_size_t, [_POINTER]),
+    "effc_step_count": (ctypes.c_int, []),
+    "effc_step_name": (ctypes.c_char_p, [ctypes.c_int]),
+    "effc_close": (None, [_POINTER]),
+}
 
 
 class Library:
-    """A loaded `model.so`.
+    """A loaded `model.so`. Calls from several threads follow each other.
 
     Args:
         path: The shared library.
@@ -25,16 +39,12 @@ class Library:
     """
 
     def __init__(self, path: Path, weights: Path, threads: int = 0) -> None:
-        try:
-            self._library = ctypes.CDLL(str(path))
-        except OSError as error:
-            raise ArtifactError(f"cannot load {path}: {error}") from error
-        self._declare()
+        self._lock, self._process, self._model = Lock(), os.getpid(), _POINTER()
+        self._library = _loaded(path.resolve())
         found = self._library.effc_abi_version()
         if found != ABI_VERSION:
             raise ArtifactError(f"{path} has interface version {found}, expected {ABI_VERSION}")
-        self._model = _POINTER()
-        if self._library.effc_open(str(weights).encode(), threads, ctypes.byref(self._model)):
+        if self._library.effc_open(os.fsencode(weights), threads, ctypes.byref(self._model)):
             raise ArtifactError(self._message())
 
     def run(
@@ -54,53 +64,60 @@ class Library:
 
         Raises:
             InputError: If a size is outside its range.
+            UsageError: If the model is closed, or was loaded before this process was forked.
         """
         sizes = (ctypes.c_int64 * max(len(symbols), 1))(*symbols)
         sources = (_POINTER * max(len(inputs), 1))(*[array.ctypes.data for array in inputs])
         results = (_POINTER * max(len(outputs), 1))(*[array.ctypes.data for array in outputs])
         times = None if seconds is None else seconds.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
-        if self._library.effc_run_profiled(self._model, sizes, sources, results, times):
-            raise InputError(self._message())
+        with self._lock:
+            self._check_usable()
+            if self._library.effc_run_profiled(self._model, sizes, sources, results, times):
+                raise InputError(self._message())
 
     @property
     def memory_nbytes(self) -> int:
-        """Bytes of working memory of the last run."""
-        return int(self._library.effc_memory(self._model))
+        """Bytes of working memory of the last run; 0 once closed."""
+        with self._lock:
+            return int(self._library.effc_memory(self._model)) if self._model else 0
 
     @property
     def step_names(self) -> list[str]:
         """Family and source of every step."""
-        count = self._library.effc_step_count()
-        return [self._library.effc_step_name(i).decode() for i in range(count)]
+        with self._lock:
+            self._check_usable()
+            count = self._library.effc_step_count()
+            return [self._library.effc_step_name(i).decode() for i in range(count)]
 
     def close(self) -> None:
-        """Stop the threads and free the memory."""
-        if self._model:
+        """Stop the threads, free the memory and unload the library."""
+        with self._lock:
+            if not self._model or self._process != os.getpid():
+                return
             self._library.effc_close(self._model)
             self._model = _POINTER()
+            _ctypes.dlclose(self._library._handle)
 
     def __del__(self) -> None:
         if getattr(self, "_model", None):
             self.close()
 
-    def _message(self) -> str:
-        return str(self._library.effc_message().decode())
+    def _check_usable(self) -> None:
+        if not self._model:
+            raise UsageError("the model is closed; load it again with effc.load")
+        if self._process != os.getpid():
+            raise UsageError("the model was loaded before this process was forked; load it again")
 
-    def _declare(self) -> None:
-        integer, text = ctypes.c_int, ctypes.c_char_p
-        signatures: dict[str, tuple[Any, list[Any]]] = {
-            "effc_abi_version": (integer, []),
-            "effc_message": (text, []),
-            "effc_open": (integer, [text, integer, ctypes.POINTER(_POINTER)]),
-            "effc_run_profiled": (
-                integer,
-                [_POINTER, _POINTER, _POINTER, _POINTER, ctypes.POINTER(ctypes.c_double)],
-            ),
-            "effc_memory": (ctypes.c_size_t, [_POINTER]),
-            "effc_step_count": (integer, []),
-            "effc_step_name": (text, [integer]),
-            "effc_close": (None, [_POINTER]),
-        }
-        for name, (result, arguments) in signatures.items():
-            function = getattr(self._library, name)
+    def _message(self) -> str:
+        return str(self._library.effc_message().decode(errors="replace"))
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _INTERFACE.items():
+            function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:
+        raise ArtifactError(f"cannot load {path}: {error}") from error
+    return library

@@ -1,7 +1,9 @@
 """Compiling the driver and linking it with the kernels into one shared library."""
 
 import importlib.util
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from effc.ir import options
 from effc.ir.errors import BuildError
 
 FLAGS = ["-std=gnu11", "-O2", "-fPIC", "-Wall", "-Wno-unknown-pragmas"]
+WORDS = ("error", "cannot", "no space", "undefined", "fatal")
 
 
 def compiler_command() -> list[str]:
@@ -20,17 +23,21 @@ def compiler_command() -> list[str]:
     """
     chosen = options.compiler()
     if chosen:
-        return chosen.split()
+        return shlex.split(chosen)
     for name in ("cc", "gcc", "clang"):
         if shutil.which(name):
             return [name]
     if importlib.util.find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "cc"]
-    raise BuildError("no C compiler found; install one, or `pip install effc[zig]`")
+    raise BuildError(
+        "no C compiler found; install one, `pip install effc[zig]`, or name one in EFFC_CC"
+    )
 
 
 def link(source: Path, objects: list[Path], include: Path, output: Path) -> None:
     """Compile `source` and link it with object files into a shared library.
+
+    The same sources give the same bytes, wherever they lie.
 
     Args:
         source: The generated driver.
@@ -46,6 +53,7 @@ def link(source: Path, objects: list[Path], include: Path, output: Path) -> None
     command = [
         *compiler_command(),
         *FLAGS,
+        f"-ffile-prefix-map={source.parent}=.",
         f"-I{include}",
         "-shared",
         f"-Wl,--version-script={exports}",
@@ -66,10 +74,18 @@ def run(command: list[str]) -> None:
         BuildError: If it fails, with the first line that says why.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False
+        )
     except OSError as error:
-        raise BuildError(f"cannot run {command[0]}: {error}") from error
+        raise BuildError(f"cannot run {command[0]}: {error.strerror}") from error
+    if done.returncode < 0:
+        raise BuildError(f"{command[0]} was ended by {signal.Signals(-done.returncode).name}")
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "error" in line.lower()]
-        reason = (lines or done.stderr.splitlines() or ["no output"])[0]
-        raise BuildError(f"{command[0]} failed: {reason}")
+        raise BuildError(f"{command[0]} failed: {_reason(done.stderr)}")
+
+
+def _reason(output: str) -> str:
+    lines = [line for line in output.splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line.lower() for word in WORDS)]
+    return (telling or lines or ["it said nothing"])[0].strip()

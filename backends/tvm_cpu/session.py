@@ -7,6 +7,7 @@ import numpy as np
 from effc.backends.artifact import Manifest
 from effc.backends.runner import output_arrays
 from effc.backends.tvm_cpu.library import Library
+from effc.ir.errors import ArtifactError
 from effc.ir.program import bind_sizes
 
 LIBRARY, WEIGHTS = "model.so", "weights.safetensors"
@@ -25,6 +26,9 @@ class CpuSession:
     """
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+        for name in (LIBRARY, WEIGHTS):
+            if name not in manifest.files:
+                raise ArtifactError(f"{folder} is incomplete: its manifest lists no {name}")
         self._manifest, self._signature = manifest, manifest.signature
         self._ranges = manifest.ranges
         self._weight_nbytes = manifest.files[WEIGHTS].nbytes

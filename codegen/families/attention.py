@@ -13,6 +13,7 @@ from tvm import tirx
 
 from effc.codegen.access import Access
 from effc.codegen.dtypes import stored
+from effc.codegen.epilogue import Epilogue
 from effc.codegen.evaluate import Evaluator, Point, flat_index
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.isa import Isa
@@ -165,7 +166,8 @@ class _Attention:
         accesses = [
             a if i in inner else a.aligned_to(self.domain) for i, a in enumerate(region.inputs)
         ]
-        self.evaluator = Evaluator(region, self.b, self.inputs, accesses, pointwise=True)
+        evaluator = Evaluator(region, self.b, self.inputs, accesses, pointwise=True)
+        self.epilogue = Epilogue(anchor, evaluator, self.outputs, region.outputs, isa.has_masks)
 
     def _tile_rows(self) -> int:
         """Queries of a tile: the number up to six that wastes least."""
@@ -343,7 +345,9 @@ class _Attention:
             for number, (at, valid) in enumerate(parts):
                 total = load(totals, (row * len(parts) + number) * lanes, lanes)
                 value = b.let(total * splat(factors[row], lanes))
-                self._finish(b.let(first + index(row)), start + at, valid, value)
+                query = b.let(first + index(row))
+                coordinates = (*self.place, query, index(start + at))
+                self.epilogue.finish(value, coordinates, len(self.domain) - 1, valid)
 
     def _value(self, source: tirx.Buffer, line: Expr, at: int, valid: int) -> Expr:
         """A vector of values; lanes past the last column hold anything."""
@@ -351,23 +355,3 @@ class _Attention:
         if valid == lanes:
             return load(source, line + index(at), lanes)
         return load_masked(source, line + index(at), lanes, index(valid))
-
-    def _finish(self, query: Expr, column: int, valid: int, value: Expr) -> None:
-        lanes, lane_dim = self.isa.lanes, len(self.domain) - 1
-        coordinates = (*self.place, query, index(column))
-        if valid == lanes or self.isa.has_masks:
-            count = None if valid == lanes else index(valid)
-            self._store(value, Point(coordinates, lane_dim, lanes, count))
-            return
-        spilled = self.b.local("float32", lanes, "tail")
-        self.b.store(spilled, value, 0)
-        for lane in range(valid):
-            point = Point((*coordinates[:-1], index(column + lane)))
-            self._store(load(spilled, lane), point)
-
-    def _store(self, value: Expr, point: Point) -> None:
-        scope = self.evaluator.fresh({self.anchor: value})
-        for node, buffer, access in zip(
-            self.region.results, self.outputs, self.region.outputs, strict=True
-        ):
-            scope.store(buffer, access, scope.value(node, point), point)

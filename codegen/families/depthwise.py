@@ -12,6 +12,7 @@ from tvm import tirx
 
 from effc.codegen.access import Access
 from effc.codegen.dtypes import stored
+from effc.codegen.epilogue import Epilogue
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.families.product_plan import epilogue_inputs, zero_point_of
@@ -90,6 +91,9 @@ class _Depthwise:
             a.aligned_to(self.domain) if i in touched else a for i, a in enumerate(region.inputs)
         ]
         self.evaluator = Evaluator(region, self.b, self.inputs, accesses, pointwise=True)
+        self.epilogue = Epilogue(
+            anchor, self.evaluator, self.outputs, region.outputs, isa.has_masks
+        )
         self.pixels = self._tile()
 
     def _tile(self) -> int:
@@ -202,11 +206,8 @@ class _Depthwise:
         coordinates = (image, channel, row, self.b.let(first + index(pixel)))
         point = Point(coordinates, 1 if lanes > 1 else None, lanes, count)
         value = self._centred(cast(total, "int32"), point) if self.is_integer else total
-        scope = self.evaluator.fresh({self.anchor: self.b.let(value)})
-        for node, buffer, access in zip(
-            self.region.results, self.outputs, self.region.outputs, strict=True
-        ):
-            scope.store(buffer, access, scope.value(node, point), point)
+        valid = lanes if count is None else int(count)
+        self.epilogue.finish(value, coordinates, 1, valid)
 
     def _centred(self, total: Expr, point: Point) -> Expr:
         """Take off the zero point of the activations."""

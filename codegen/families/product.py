@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 
 from effc.codegen.dtypes import stored
+from effc.codegen.epilogue import Epilogue
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.families.product_pack import pack_stage
@@ -71,6 +72,9 @@ class _ProductBuilder:
         self.panels = self.function.param(kind, "panels", plan.weight_dtype)
         self.sums = self.function.param("packed", "sums", "int32") if plan.is_integer else None
         self.evaluator = Evaluator(region, self.b, self.inputs, list(plan.inputs), pointwise=True)
+        self.epilogue = Epilogue(
+            plan.anchor, self.evaluator, self.outputs, plan.outputs, isa.has_masks
+        )
 
     def kernel(self) -> Kernel:
         """Emit the loops over tasks and close the kernel."""
@@ -223,22 +227,7 @@ class _ProductBuilder:
         column = b.let(tile.group * index(plan.columns) + tile.column + index(vector * lanes))
         coordinates, lane_dim = plan.place(tile.outer, position, column)
         total = self._centred(tile, vector, coordinates, total)
-        if valid < lanes and not self.isa.has_masks:
-            self._finish_one_by_one(coordinates, lane_dim, valid, total)
-            return
-        point = Point(coordinates, lane_dim, lanes, index(valid) if valid < lanes else None)
-        self._store(self.evaluator.fresh({plan.anchor: b.let(total)}), point)
-
-    def _finish_one_by_one(
-        self, coordinates: tuple[Expr, ...], lane_dim: int, valid: int, total: Expr
-    ) -> None:
-        spilled = self.b.local("int32" if self.plan.is_integer else "float32", self.isa.lanes)
-        self.b.store(spilled, total, 0)
-        for lane in range(valid):
-            moved = list(coordinates)
-            moved[lane_dim] = self.b.let(coordinates[lane_dim] + index(lane))
-            value = load(spilled, lane)
-            self._store(self.evaluator.fresh({self.plan.anchor: value}), Point(tuple(moved)))
+        self.epilogue.finish(total, coordinates, lane_dim, valid)
 
     def _centred(self, tile: Tile, vector: int, coordinates: tuple[Expr, ...], total: Expr) -> Expr:
         """Take off the zero point of the activations where it is only known now."""
@@ -248,9 +237,3 @@ class _ProductBuilder:
         at = tile.panel * index(plan.width) + index(vector * lanes)
         zero = self.evaluator.fresh({}).value(plan.zero_point, Point(coordinates))
         return total + load(self.sums, at, lanes) * splat(cast(b.let(zero), "int32"), lanes)
-
-    def _store(self, scope: Evaluator, point: Point) -> None:
-        for node, buffer, access in zip(
-            self.region.results, self.outputs, self.plan.outputs, strict=True
-        ):
-            scope.store(buffer, access, scope.value(node, point), point)

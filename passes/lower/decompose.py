@@ -35,6 +35,8 @@ class DecomposeRows(Pass):
             _QuantizeDynamic(),
             _Split(),
             _Stack(),
+            _Convolution1d(),
+            _Pool1d(),
         )
         rewrites = apply(program, rules)
         return Outcome(rewrites.changed, dict(rewrites.fired), tuple(rewrites.refusals))
@@ -248,6 +250,41 @@ class _Stack:
         dim = _argument(node, 1, "dim", 0) % node.meta["val"].dim()
         raised = [new(aten.unsqueeze.default, part, dim) for part in parts]
         editor.replace(node, new(aten.cat.default, raised, dim))
+
+
+class _Convolution1d:
+    name = "convolution-1d"
+
+    def match(self, node: fx.Node) -> bool:
+        return node.op == "call_function" and op_name(node) == "aten.conv1d.default"
+
+    def check(self, node: fx.Node, program: Program) -> str | None:
+        return None if len(node.args) == 7 else "the convolution is not in canonical form"
+
+    def rewrite(self, node: fx.Node, editor: Editor) -> None:
+        """A convolution of images with one row."""
+        new, (x, weight, bias, stride, padding, dilation, groups) = Chain(editor, node), node.args
+        image, kernel = (new(aten.unsqueeze.default, tensor, 2) for tensor in (x, weight))
+        settings = [[1, *stride], [0, *padding], [1, *dilation], groups]
+        result = new(aten.conv2d.default, image, kernel, bias, *settings)
+        editor.replace(node, new(aten.squeeze.dim, result, 2))
+
+
+class _Pool1d:
+    name = "pool-1d"
+
+    def match(self, node: fx.Node) -> bool:
+        return node.op == "call_function" and op_name(node) == "aten.adaptive_avg_pool1d.default"
+
+    def check(self, node: fx.Node, program: Program) -> str | None:
+        return None if node.args[0].meta["val"].dim() == 3 else "the input has no batch"
+
+    def rewrite(self, node: fx.Node, editor: Editor) -> None:
+        """Pooling of images with one row."""
+        new = Chain(editor, node)
+        image = new(aten.unsqueeze.default, node.args[0], 2)
+        pooled = new(aten.adaptive_avg_pool2d.default, image, [1, *node.args[1]])
+        editor.replace(node, new(aten.squeeze.dim, pooled, 2))
 
 
 SPLITS = (

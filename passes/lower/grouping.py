@@ -62,10 +62,15 @@ class Grouping:
         is_row = self._is_row_reduction(node)
         if kind == Kind.ELEMENTWISE or is_row:
             for group in self._candidates(node):
-                if self._fits(node, group, is_row) and not self._would_cycle(node, group):
+                if (
+                    group.role != "alone"
+                    and self._fits(node, group, is_row)
+                    and not self._would_cycle(node, group)
+                ):
                     self._join(node, group)
                     return
         role = "rows" if is_row else ROLES.get(kind, "elementwise")
+        role = "alone" if op_name(node) in ALONE else role
         domain = self.program.shape(node.args[0]) if is_row else self._shape(node)
         self._join(node, Group(role, domain))
 
@@ -94,6 +99,8 @@ class Grouping:
         return max(self.order[node] for node in group.nodes)
 
     def _fits(self, node: fx.Node, group: Group, is_row: bool) -> bool:
+        if group.role == "alone":
+            return False
         if is_row:
             source = node.args[0]
             return group.role == "rows" and self.program.shape(source) == group.domain
@@ -158,4 +165,5 @@ class Grouping:
 
 
 ROLES: dict[Kind | None, str] = {Kind.ANCHOR: "anchor", Kind.REDUCE: "reduce", Kind.ROW: "reduce"}
+ALONE = {"aten.cumsum.default", "aten.argmax.default", "aten.argmin.default"}
 ROW_REDUCTIONS = {"aten.mean.dim", "aten.sum.dim_IntList", "aten.amax.default", "aten.amin.default"}

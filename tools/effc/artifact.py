@@ -1,25 +1,25 @@
 """A finished artifact as Python sees it: its report, its model, its files."""
 
+import io
 import json
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from effc.backends.artifact import (
-    README,
-    RECIPE,
-    REPORT,
-    SAMPLE,
-    folder_nbytes,
-    read_json,
-    read_manifest,
-)
+from effc.backends.artifact import MANIFEST, README, RECIPE, REPORT, SAMPLE, write_manifest
+from effc.backends.reading import folder_nbytes, read_manifest, read_record
 from effc.backends.runner import Model
 from effc.candidate import Candidate
-from effc.ir.errors import ArtifactError
-from effc.recipe import Recipe
+from effc.documents import json_text
+from effc.ir.errors import ArtifactError, UsageError
+from effc.ir.program import Program
+from effc.ir.trace import open_model
+from effc.recipe import Recipe, make_recipe
+
+Arrays = dict[str, np.ndarray]
 
 
 class Artifact:
@@ -40,7 +40,12 @@ class Artifact:
     @property
     def report(self) -> "Report":
         """The record of the compile; prints as tables."""
-        return Report(read_json(self.folder, REPORT))
+        return Report(json.loads(read_record(self.folder, self.manifest, REPORT)))
+
+    @property
+    def recipe(self) -> Recipe:
+        """What the compile was asked to do."""
+        return make_recipe(self.report["recipe"])
 
     @property
     def size_nbytes(self) -> int:
@@ -58,23 +63,43 @@ class Artifact:
         """Run the model; see `Model.__call__`."""
         return self.model(*arguments, **named)
 
-    def sample(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    def __repr__(self) -> str:
+        return f"<effc.Artifact {self.manifest.name} in {self.folder}>"
+
+    def sample(self) -> tuple[Arrays, Arrays]:
         """The sample inputs and the outputs the program gave for them.
 
         Raises:
             ArtifactError: If the file is missing or damaged.
         """
-        path = self.folder / SAMPLE
+        content = io.BytesIO(read_record(self.folder, self.manifest, SAMPLE))
+        parts: tuple[Arrays, Arrays] = ({}, {})
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                content = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, KeyError) as error:
-            raise ArtifactError(f"cannot read {path}: {error}") from error
-        parts: tuple[dict[str, np.ndarray], dict[str, np.ndarray]] = ({}, {})
-        for name, value in content.items():
-            kind, _, label = name.partition(".")
-            parts[kind == "output"][label] = value
+            with np.load(content, allow_pickle=False) as arrays:
+                for label in arrays.files:
+                    kind, _, name = label.partition(".")
+                    parts[kind == "output"][name] = arrays[label]
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise ArtifactError(f"cannot read {self.folder / SAMPLE}: {error}") from error
         return parts
+
+    def original(self, model: str | None = None, inputs: list[str] | None = None) -> Program:
+        """The model the artifact was compiled from, or another one read as that was.
+
+        Args:
+            model: Where to find it; None for what the recipe names.
+            inputs: Descriptions of its inputs; None for the recipe's.
+
+        Raises:
+            UsageError: If it was compiled from an object in memory and `model` is None.
+        """
+        recipe = self.recipe
+        source = model or recipe.model
+        if not source:
+            raise UsageError(
+                f"{self.folder} was compiled from an object in memory; name the MODEL to compare with"
+            )
+        return open_model(source, inputs=inputs or recipe.inputs, trust_pickle=recipe.trust_pickle)
 
 
 class Report(dict[str, Any]):
@@ -86,39 +111,41 @@ class Report(dict[str, Any]):
         return render(report_tables(self))
 
 
-def write_extras(
-    folder: Path,
-    report: dict[str, Any],
-    recipe: Recipe,
-    inputs: dict[str, np.ndarray],
-    best: Candidate,
+def write_artifact(
+    folder: Path, report: dict[str, Any], recipe: Recipe, inputs: Arrays, best: Candidate
 ) -> None:
-    """Write report, recipe, sample and README of an artifact."""
-    (folder / REPORT).write_text(json.dumps(report, indent=1, default=str))
+    """Move a build to its folder and write report, recipe, sample and README beside it."""
+    for path in best.folder.iterdir():
+        path.rename(folder / path.name)
+    (folder / REPORT).write_text(json_text(report) + "\n")
     (folder / RECIPE).write_text(recipe.to_yaml())
-    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    outputs = best.program.run(tensors)
     arrays = {f"input.{name}": value for name, value in inputs.items()}
-    arrays |= {f"output.{name}": value.numpy() for name, value in outputs.items()}
-    np.savez(folder / SAMPLE, **arrays)  # type: ignore[arg-type]
+    arrays |= {f"output.{name}": value for name, value in best.outputs.items()}
+    sample = io.BytesIO()
+    np.savez(sample, **arrays)  # type: ignore[arg-type]
+    (folder / SAMPLE).write_bytes(sample.getvalue())
     (folder / README).write_text(_readme(report, best))
+    write_manifest(best.manifest.with_records(folder), folder)
 
 
 def _readme(report: dict[str, Any], best: Candidate) -> str:
     signature = best.program.signature
     names = ", ".join(spec.name for spec in signature.inputs)
-    described = "\n".join(f"- {spec}" for spec in (*signature.inputs, *signature.outputs))
+    inputs = "\n".join(f"- input `{spec}`" for spec in signature.inputs)
+    outputs = "\n".join(f"- output `{spec}`" for spec in signature.outputs)
     return f"""# {report["model"]["name"]} for {report["measured_at"]["target"]}
 
-{described}
+{inputs}
+{outputs}
 
 ```python
 import effc
-model = effc.load("{best.program.name}")  # this folder
-result = model({names})
+
+model = effc.load("this/folder")
+result = model({names})  # numpy arrays or torch tensors
 ```
 
-`effc run FOLDER` runs the sample in `{SAMPLE}` and checks it; `effc report FOLDER` shows how this
-was made; `{RECIPE}` repeats it. From C: `effc.h` describes `model.so`, which needs only
-`weights.safetensors`.
+- `effc run this/folder` runs the sample in `{SAMPLE}` and checks it.
+- `effc report this/folder` shows how this was made and how fast it is; `{RECIPE}` repeats it.
+- `{MANIFEST}` lists the files that must be shipped; none of them is a pickle.
 """

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from effc.ir.errors import UsageError
 
-_NUMBER = r"(?P<value>\d+(?:\.\d+)?)"
-_DROP = re.compile(_NUMBER + r"(?P<unit>%|pt)")
-_SIZE = re.compile(_NUMBER + r"(?P<unit>%|B|KB|MB|GB)")
-_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_NUMBER = r"(?P<value>\d+(?:\.\d*)?|\.\d+)"
+_DROP = re.compile(_NUMBER + r"\s*(?P<unit>%|pt)")
+_SIZE = re.compile(_NUMBER + r"\s*(?P<unit>%|B|KB|MB|GB|KiB|MiB|GiB)", re.IGNORECASE)
+_BYTES = {
+    "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class DropBudget:
         """
         found = _DROP.fullmatch(text.strip())
         if not found:
-            raise UsageError(f"--max-drop {text!r}: write 1% of the metric, or 0.5pt")
+            raise UsageError(
+                f"--max-drop {text!r} is no budget: write 1% (of the baseline's metric) or 0.5pt "
+                "(absolute, in hundredths)"
+            )
         return cls(float(found["value"]), found["unit"] == "%")
 
     def allowed(self, baseline: float) -> float:
@@ -64,8 +69,10 @@ class SizeBudget:
         """
         found = _SIZE.fullmatch(text.strip())
         if not found:
-            raise UsageError(f"--max-size {text!r}: write 3MB, 500KB, or 25% of the baseline")
-        unit = found["unit"]
+            raise UsageError(
+                f"--max-size {text!r} is no budget: write 3MB, 500KB, or 25% (of the baseline)"
+            )
+        unit = found["unit"].lower()
         return cls(float(found["value"]) * _BYTES.get(unit, 1), unit == "%")
 
     def allowed(self, baseline_nbytes: int) -> int:

@@ -1,5 +1,6 @@
 """One built form of a program: its folder, its loaded model, and what was measured of it."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from effc.backends.artifact import MANIFEST, folder_nbytes, manifest_of
+from effc.backends.artifact import Manifest, manifest_of, write_manifest
 from effc.backends.base import Built, backend_of
 from effc.backends.measure import Latency
+from effc.backends.reading import folder_nbytes
 from effc.backends.runner import Model
 from effc.ir.errors import MismatchError
 from effc.ir.program import Program
@@ -19,6 +21,7 @@ from effc.version import __version__
 
 FLOAT_DB = 60.0
 MARGIN_DB = 6.0
+Arrays = dict[str, np.ndarray]
 
 
 @dataclass
@@ -29,9 +32,11 @@ class Candidate:
         name: What to call it in messages and tables.
         program: What was built.
         folder: Where it lies.
+        manifest: Its description.
         model: The loaded build.
         built: The backend's notes.
         passes: Report rows of the passes that made the program.
+        outputs: What the program computes for the sample inputs.
         check: Per output, how close the build is to the program.
         quality: Task quality, once evaluated.
         latency: Once measured.
@@ -40,9 +45,11 @@ class Candidate:
     name: str
     program: Program
     folder: Path
+    manifest: Manifest
     model: Model
     built: Built
     passes: list[dict[str, Any]] = field(default_factory=list)
+    outputs: Arrays = field(default_factory=dict)
     check: dict[str, dict[str, float]] = field(default_factory=dict)
     quality: float | None = None
     latency: Latency | None = None
@@ -75,14 +82,12 @@ def build_candidate(
     backend = backend_of(target.backend)
     built = backend.build(program, target, folder)
     manifest = manifest_of(program, target, folder, __version__)
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1))
+    write_manifest(manifest, folder)
     model = Model(folder, threads=target.cores, check=False)
-    return Candidate(name, program, folder, model, built, passes)
+    return Candidate(name, program, folder, manifest, model, built, passes)
 
 
-def check_outputs(
-    candidate: Candidate, inputs: dict[str, np.ndarray], original: Program | None
-) -> None:
+def check_outputs(candidate: Candidate, inputs: Arrays, original: Program | None) -> None:
     """Compare a build with its program, and record how close it is.
 
     Float programs must agree to 60 dB. In quantized ones a difference in the last bit can move a
@@ -99,18 +104,37 @@ def check_outputs(
     """
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
     expected, found = candidate.program.run(tensors), candidate.model.run(inputs)
+    candidate.outputs = {name: value.numpy() for name, value in expected.items()}
     reference = original.run(tensors) if original is not None else None
     for name, value in expected.items():
-        result = torch.from_numpy(found[name])
-        agreement = sqnr(value, result)
         floor = FLOAT_DB
         if reference is not None:
-            floor = min(floor, sqnr(reference[name], value) - MARGIN_DB)
-        difference = float((value.double() - result.double()).abs().nan_to_num().max())
-        candidate.check[name] = {"sqnr_db": agreement, "required_db": floor, "max": difference}
-        same_holes = torch.equal(value.isfinite(), result.isfinite())
-        if not same_holes or not (agreement >= floor or difference == 0):
+            floor = min(floor, agreement(reference[name].numpy(), value.numpy()) - MARGIN_DB)
+        decibel = agreement(value.numpy(), found[name])
+        largest = largest_difference(value.numpy(), found[name])
+        candidate.check[name] = {"sqnr_db": decibel, "required_db": floor, "max": largest}
+        if not decibel >= floor:
             raise MismatchError(
-                f"{candidate.name}: output {name} differs from the program: {agreement:.1f} dB, "
+                f"{candidate.name}: output {name} differs from the program: {decibel:.1f} dB, "
                 f"at least {floor:.1f} dB expected"
             )
+
+
+def agreement(expected: np.ndarray, found: np.ndarray) -> float:
+    """Signal to noise of what was found, in dB, over the elements that are finite.
+
+    Infinite where nothing differs; minus infinite where NaN or infinite elements do.
+    """
+    finite = np.isfinite(expected)
+    if not np.array_equal(expected[~finite], found[~finite], equal_nan=True):
+        return -math.inf
+    if not np.isfinite(found[finite]).all():
+        return -math.inf
+    return sqnr(torch.from_numpy(expected[finite]), torch.from_numpy(found[finite]))
+
+
+def largest_difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """The largest difference between two finite elements."""
+    finite = np.isfinite(expected) & np.isfinite(found)
+    difference = expected[finite].astype(np.float64) - found[finite].astype(np.float64)
+    return float(np.abs(difference).max()) if difference.size else 0.0

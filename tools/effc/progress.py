@@ -2,43 +2,59 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from effc.compiler import Progress
+from effc.interruption import raise_if_stopped
+
+Progress = Callable[[str, int, int], None]
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 @contextmanager
 def progress_on_stderr(quiet: bool = False) -> Iterator[Progress]:
-    """A progress callback that draws bars, or prints stages where stderr is no terminal."""
+    """A progress callback that draws bars, or prints stages where stderr is no terminal.
+
+    Where the number of steps is unknown, a stage's total is 0.
+    """
     if quiet:
-        yield lambda stage, done, total: None
+        yield lambda stage, done, total: raise_if_stopped()
     elif sys.stderr.isatty():
-        yield from _bars()
+        with _bars() as update:
+            yield update
     else:
         yield _lines()
 
 
+@contextmanager
 def _bars() -> Iterator[Progress]:
     from rich import progress as rich_progress
     from rich.console import Console
 
     columns = (
-        rich_progress.TextColumn("{task.description:<24}"),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TimeElapsedColumn(),
-        rich_progress.TimeRemainingColumn(),
+        rich_progress.SpinnerColumn(finished_text="[green]✓[/]"),
+        rich_progress.TextColumn("{task.description:<26}"),
+        rich_progress.BarColumn(bar_width=30),
+        rich_progress.TextColumn("{task.fields[count]:>9}"),
+        rich_progress.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True)) as bars:
+    console = Console(file=sys.stderr)
+    with rich_progress.Progress(*columns, console=console) as bars:
         tasks: dict[str, rich_progress.TaskID] = {}
 
         def update(stage: str, done: int, total: int) -> None:
+            raise_if_stopped()
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=max(total, 1))
-            bars.update(tasks[stage], completed=done, total=max(total, 1))
+                tasks[stage] = bars.add_task(stage, total=None, count="")
+            count = f"{done}/{total}" if total > 1 else str(done) if total == 0 else ""
+            bars.update(tasks[stage], completed=done, total=total or None, count=count)
 
         yield update
+        for task in bars.tasks:
+            bars.update(task.id, total=max(task.completed, 1), completed=max(task.completed, 1))
 
 
 def _lines() -> Progress:
@@ -46,10 +62,11 @@ def _lines() -> Progress:
     seen: set[tuple[str, bool]] = set()
 
     def update(stage: str, done: int, total: int) -> None:
-        key = (stage, done >= total)
-        if key not in seen:
-            seen.add(key)
-            state = "done" if done >= total else "..."
+        raise_if_stopped()
+        is_done = 0 < total <= done
+        if (stage, is_done) not in seen:
+            seen.add((stage, is_done))
+            state = "done" if is_done else "..."
             print(f"effc: {time.monotonic() - started:6.1f} s  {stage} {state}", file=sys.stderr)
 
     return update

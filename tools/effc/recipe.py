@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from effc.ir.errors import UsageError
 
 DEFAULT_PASSES = "quantize"
+PLACES = ("model", "calib", "eval", "tokenizer")
 
 
 class Recipe(BaseModel):
     """The resolved configuration of a compile; enough to repeat it.
 
     Attributes:
-        model: What was compiled, as the user named it.
+        model: What was compiled, as the user named it; a path is absolute.
         target: What for, in text form.
         passes: The pipeline that follows the clean passes.
         inputs: Descriptions of the model's inputs, where it does not carry them.
@@ -33,6 +34,7 @@ class Recipe(BaseModel):
         keep_going: Whether a result slower or worse than the budgets is accepted.
         resume: Whether statistics of earlier runs are reused.
         trust_pickle: Whether a pickled module may be loaded.
+        objects: Settings that were handed over as Python objects, which a file cannot hold.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,6 +57,14 @@ class Recipe(BaseModel):
     keep_going: bool = False
     resume: bool = True
     trust_pickle: bool = False
+    objects: list[str] = Field(default_factory=list)
+
+    @field_validator("passes", mode="before")
+    @classmethod
+    def _joined(cls, passes: Any) -> Any:
+        """A list of passes is a pipeline, too."""
+        is_list = isinstance(passes, list) and all(isinstance(one, str) for one in passes)
+        return ",".join(passes) if is_list else passes
 
     @field_validator("set")
     @classmethod
@@ -72,6 +82,16 @@ class Recipe(BaseModel):
         """The recipe as a YAML document."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
 
+    def anchored(self) -> "Recipe":
+        """The same with absolute paths, so that it can be repeated from another folder."""
+        places = {name: getattr(self, name) for name in PLACES}
+        found = {
+            name: str(Path(place).resolve())
+            for name, place in places.items()
+            if place and Path(place).exists()
+        }
+        return self.model_copy(update=found)
+
 
 def parse_rule(text: str) -> tuple[str, dict[str, str]]:
     """Read `pattern:key=value key=value`.
@@ -82,7 +102,7 @@ def parse_rule(text: str) -> tuple[str, dict[str, str]]:
     pattern, colon, settings = text.rpartition(":")
     pairs = [word.partition("=") for word in settings.replace(",", " ").split()]
     if not colon or not pattern or not pairs or any(not equals for _, equals, _ in pairs):
-        raise ValueError(f'{text!r} is no rule; write "pattern:key=value"')
+        raise ValueError(f'{text!r} is no rule; write "pattern:key=value", as in "encoder.*:bits=8"')
     return pattern, {key: value for key, _, value in pairs}
 
 
@@ -92,12 +112,17 @@ def make_recipe(settings: dict[str, Any]) -> Recipe:
     Raises:
         UsageError: Naming the setting and what is wrong with it.
     """
+    if unknown := [name for name in settings if name not in Recipe.model_fields]:
+        known = ", ".join(Recipe.model_fields)
+        raise UsageError(f"unknown setting {unknown[0]!r}; settings are {known}")
     try:
         return Recipe(**settings)
     except ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "recipe"
-        raise UsageError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error
+        name = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        found = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+        raise UsageError(f"setting {name}: {reason}{found}") from error
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -108,11 +133,11 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read recipe {path}: {error}") from error
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise UsageError(f"cannot read recipe {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         line = str(error).replace("\n", " ")
         raise UsageError(f"recipe {path} is no YAML: {line}") from error
     if not isinstance(content, dict):
-        raise UsageError(f"recipe {path} is no mapping of settings")
-    return content
+        raise UsageError(f"recipe {path} is no mapping of settings, such as `target: native`")
+    return {str(name): value for name, value in content.items()}

@@ -1,0 +1,84 @@
+"""What happens to a vector of an anchor's results: the rest of the region, then the stores."""
+
+from dataclasses import dataclass
+
+from torch import fx
+from tvm import tirx
+
+from effc.codegen.access import Access
+from effc.codegen.evaluate import Evaluator, Point
+from effc.codegen.operands import NeedsScalarError
+from effc.codegen.tir import Expr, dtype_of, index, lanes_of, load, split_dtype
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """Finishes the results of one anchor.
+
+    Attributes:
+        anchor: The node whose value the kernel computes.
+        evaluator: Computes the rest of the region.
+        outputs: Where each result goes.
+        accesses: How each result is reached in the kernel's domain.
+        has_masks: Whether incomplete vectors can be stored with a mask.
+    """
+
+    anchor: fx.Node
+    evaluator: Evaluator
+    outputs: list[tirx.Buffer]
+    accesses: tuple[Access, ...]
+    has_masks: bool
+
+    def finish(self, total: Expr, coordinates: tuple[Expr, ...], lane_dim: int, valid: int) -> None:
+        """Compute and store the region's results for the first lanes of a vector.
+
+        Args:
+            total: The anchor's value.
+            coordinates: Where its first lane stands in the domain.
+            lane_dim: The dimension the lanes run along.
+            valid: How many lanes count.
+        """
+        lanes = lanes_of(total)
+        total = self.evaluator.builder.let(total)
+        if lanes == 1 or not self._runs_as_vector(lane_dim, valid < lanes):
+            self._one_by_one(total, coordinates, lane_dim, valid)
+            return
+        count = index(valid) if valid < lanes else None
+        try:
+            self._store(total, Point(coordinates, lane_dim, lanes, count))
+        except NeedsScalarError:
+            self._one_by_one(total, coordinates, lane_dim, valid)
+
+    def _runs_as_vector(self, lane_dim: int, is_partial: bool) -> bool:
+        """Whether all operands and results can be reached as vectors along a dimension."""
+        touched = [
+            access.strides[lane_dim]
+            for node, access in zip(
+                self.evaluator.region.placeholders, self.evaluator.accesses, strict=True
+            )
+            if len(access.shape) > lane_dim and any(u is not self.anchor for u in node.users)
+        ]
+        strides = [*touched, *(access.strides[lane_dim] for access in self.accesses)]
+        if is_partial:
+            return self.has_masks and all(stride in (0, 1) for stride in strides)
+        return all(isinstance(stride, int) for stride in strides)
+
+    def _one_by_one(
+        self, total: Expr, coordinates: tuple[Expr, ...], lane_dim: int, valid: int
+    ) -> None:
+        b, lanes = self.evaluator.builder, lanes_of(total)
+        if lanes == 1:
+            self._store(total, Point(coordinates))
+            return
+        spilled = b.local(split_dtype(dtype_of(total))[0], lanes, "lanes")
+        b.store(spilled, total, 0)
+        for lane in range(valid):
+            moved = list(coordinates)
+            moved[lane_dim] = b.let(coordinates[lane_dim] + index(lane))
+            self._store(b.let(load(spilled, lane)), Point(tuple(moved)))
+
+    def _store(self, total: Expr, point: Point) -> None:
+        scope = self.evaluator.fresh({self.anchor: total})
+        results = scope.region.results
+        for node, buffer, access in zip(results, self.outputs, self.accesses, strict=True):
+            scope.store(buffer, access, scope.value(node, point), point)
