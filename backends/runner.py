@@ -35,7 +35,7 @@ class Model:
         self.manifest: Manifest = read_manifest(self.folder, check)
         check_features(self.manifest, self.folder)
         self.signature = self.manifest.signature
-        self._symbols = self.manifest.ranges
+        self.symbols = self.manifest.ranges
         backend = backend_of(self.manifest.backend)
         self.session: Session = backend.open(self.folder, self.manifest, threads)
 
@@ -78,7 +78,7 @@ class Model:
         Raises:
             InputError: If a name, dtype or shape does not fit.
         """
-        return bind_sizes(self.signature, self._symbols, inputs)
+        return bind_sizes(self.signature, self.symbols, inputs)
 
     @property
     def memory_nbytes(self) -> int:

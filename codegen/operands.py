@@ -6,6 +6,7 @@ from torch import fx
 from tvm import tirx
 
 from effc.codegen.tir import Expr, const, dtype_of, lanes_of
+from effc.ir.opspec import op_name
 
 
 class NeedsScalarError(Exception):
@@ -30,6 +31,11 @@ def is_bool(x: Expr) -> bool:
 def truth(x: Expr) -> Expr:
     """A predicate: whether a value is not zero."""
     return x if is_bool(x) else tirx.NE(x, bound(x, 0))
+
+
+def base_of(node: fx.Node) -> str:
+    """The operator's name without namespace and overload: `aten.add.Tensor` to `add`."""
+    return op_name(node).split(".")[1] if "." in op_name(node) else op_name(node)
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:

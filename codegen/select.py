@@ -4,6 +4,7 @@ import importlib
 
 from torch import fx
 
+from effc.codegen.families import reduce_whole
 from effc.codegen.families.depthwise import is_depthwise
 from effc.codegen.families.scan import is_scan
 from effc.codegen.isa import Isa
@@ -31,8 +32,9 @@ def family_of(region: Region) -> str:
         return "depthwise" if is_depthwise(region, anchor) else FAMILIES[op_name(anchor)]
     if any(is_scan(node) for node in region.calls):
         return "scan"
-    if any(kind_of(n) == Kind.REDUCE and not is_row_reduction(region, n) for n in region.calls):
-        return "reduce"
+    reductions = [n for n in region.calls if kind_of(n) == Kind.REDUCE]
+    if any(not is_row_reduction(region, node) for node in reductions):
+        return "reduce_whole" if reduce_whole.applies(region, reductions[0]) else "reduce"
     if any(op_name(node) in REDUCTIONS for node in region.calls):
         return "rows"
     return "elementwise"

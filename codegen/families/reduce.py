@@ -61,13 +61,13 @@ class Window:
 
 def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
     """Make the kernel of a region whose first operator combines windows of its input."""
-    anchor = next(node for node in region.calls if kind_of(node) == Kind.REDUCE)
-    window = window_of(region, anchor)
+    anchors = [node for node in region.calls if kind_of(node) == Kind.REDUCE]
+    anchor = anchors[0]
     types = {access.dtype.itemsize for access in (*region.outputs, region.inputs[0])}
     lanes = isa.lanes * (4 // types.pop()) if types == {1} else isa.lanes
     for count, masked in ((lanes, isa.has_masks), (lanes, False), (1, False)):
         try:
-            stage = _stage(region, anchor, window, name, symbols, Vectors(count, masked))
+            stage = _stage(region, anchors, name, symbols, Vectors(count, masked))
         except NeedsScalarError:
             continue
         return Kernel("pool" if "pool" in op_name(anchor) else "reduce", (stage,))
@@ -75,14 +75,14 @@ def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kern
 
 
 def _stage(
-    region: Region, anchor: fx.Node, window: Window, name: str, symbols: tuple[str, ...],
-    vectors: Vectors,
-) -> Stage:  # fmt: skip
+    region: Region, anchors: list[fx.Node], name: str, symbols: tuple[str, ...], vectors: Vectors
+) -> Stage:
     function = FunctionBuilder(name, symbols)
     inputs = [function.param("input", i, stored(a.dtype)) for i, a in enumerate(region.inputs)]
     outputs = [function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)]
-    b, domain = function.builder, region.shape(anchor)
-    source = region.input_of(anchor.args[0])
+    b, domain = function.builder, region.shape(anchors[0])
+    source = region.input_of(anchors[0].args[0])
+    windows = {node: window_of(region, node) for node in anchors}
     accesses = [a if i == source else a.aligned_to(domain) for i, a in enumerate(region.inputs)]
     evaluator = Evaluator(region, b, inputs, accesses, pointwise=True)
     *outer, inner = loop_order(region.outputs[0]) if domain else (0,)
@@ -91,8 +91,8 @@ def _stage(
     def compute(place: dict[int, Expr], lanes: int, count: Expr | None) -> None:
         coordinates = tuple(place[dim] for dim in range(len(domain)))
         point = Point(coordinates, inner if lanes > 1 else None, lanes, count)
-        total = _combined(evaluator, anchor, window, point)
-        scope = evaluator.fresh({anchor: total})
+        known = {node: _combined(evaluator, node, windows[node], point) for node in anchors}
+        scope = evaluator.fresh(known)
         for node, buffer, access in zip(region.results, outputs, region.outputs, strict=True):
             scope.store(buffer, access, scope.value(node, point), point)
 
@@ -161,12 +161,23 @@ def _whole(size: Size) -> Callable[[Builder, Coordinates], tuple[Expr, Expr]]:
     return lambda b, at: (index(0), b.size(size))
 
 
-def _plain(region: Region, anchor: fx.Node, name: str) -> Window:
-    shape = region.shape(anchor.args[0])
+def reduced_dims(region: Region, anchor: fx.Node) -> set[int]:
+    """The dimensions of its input a plain reduction runs over."""
+    rank = len(region.shape(anchor.args[0]))
     dims = argument(anchor, 1, "dim", None)
     dims = [dims] if isinstance(dims, int) else dims
-    reduced = {dim % len(shape) for dim in dims} if dims else set(range(len(shape)))
-    keeps = bool(argument(anchor, 2, "keepdim", False)) if dims is not None else False
+    return {dim % rank for dim in dims} if dims else set(range(rank))
+
+
+def keeps_dims(anchor: fx.Node) -> bool:
+    """Whether a plain reduction leaves its dimensions with size 1."""
+    has_dims = bool(argument(anchor, 1, "dim", None)) or argument(anchor, 1, "dim", None) == 0
+    return has_dims and bool(argument(anchor, 2, "keepdim", False))
+
+
+def _plain(region: Region, anchor: fx.Node, name: str) -> Window:
+    shape = region.shape(anchor.args[0])
+    reduced, keeps = reduced_dims(region, anchor), keeps_dims(anchor)
     kept = [dim for dim in range(len(shape)) if dim not in reduced]
     fixed = {dim: dim if keeps else place for place, dim in enumerate(kept)}
     axes = tuple(Axis(dim, _whole(shape[dim])) for dim in sorted(reduced))

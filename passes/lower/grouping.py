@@ -60,13 +60,9 @@ class Grouping:
     def _assign(self, node: fx.Node) -> None:
         kind = kind_of(node)
         is_row = self._is_row_reduction(node)
-        if kind == Kind.ELEMENTWISE or is_row:
+        if kind == Kind.ELEMENTWISE or is_row or op_name(node) in REDUCTIONS:
             for group in self._candidates(node):
-                if (
-                    group.role != "alone"
-                    and self._fits(node, group, is_row)
-                    and not self._would_cycle(node, group)
-                ):
+                if self._fits(node, group, is_row) and not self._would_cycle(node, group):
                     self._join(node, group)
                     return
         role = "rows" if is_row else ROLES.get(kind, "elementwise")
@@ -87,10 +83,10 @@ class Grouping:
     def _candidates(self, node: fx.Node) -> list[Group]:
         """Groups of the operands, latest first, so that their other operands are ready.
 
-        A row reduction may also join those that read the same rows.
+        A reduction may also join those of the same tensor.
         """
         related = [arg for arg in node.all_input_nodes if arg in self.group_of]
-        if self._is_row_reduction(node):
+        if op_name(node) in REDUCTIONS:
             related += [user for user in node.args[0].users if user in self.group_of]
         latest = sorted(related, key=lambda other: -self._last(self.group_of[other]))
         return list({id(self.group_of[a]): self.group_of[a] for a in latest}.values())
@@ -105,13 +101,15 @@ class Grouping:
             source = node.args[0]
             return group.role == "rows" and self.program.shape(source) == group.domain
         shape = self._shape(node)
+        if op_name(node) in REDUCTIONS:
+            return any(_same_window(node, other) for other in group.nodes)
         if group.role == "rows":
             return shape in (group.domain, (*group.domain[:-1], 1))
         return shape == group.domain
 
     def _is_row_reduction(self, node: fx.Node) -> bool:
         """Whether a node reduces exactly the last dimension and keeps it with size 1."""
-        if op_name(node) not in ROW_REDUCTIONS or len(node.args) < 3 or not node.args[2]:
+        if op_name(node) not in REDUCTIONS or len(node.args) < 3 or not node.args[2]:
             return False
         rank, dims = len(self.program.shape(node.args[0])), node.args[1]
         return [dim % rank for dim in dims] == [rank - 1]
@@ -165,5 +163,12 @@ class Grouping:
 
 
 ROLES: dict[Kind | None, str] = {Kind.ANCHOR: "anchor", Kind.REDUCE: "reduce", Kind.ROW: "reduce"}
+
+
+def _same_window(node: fx.Node, other: fx.Node) -> bool:
+    """Whether two reductions read the same tensor over the same dimensions."""
+    return op_name(other) in REDUCTIONS and node.args[:3] == other.args[:3]
+
+
 ALONE = {"aten.cumsum.default", "aten.argmax.default", "aten.argmin.default"}
-ROW_REDUCTIONS = {"aten.mean.dim", "aten.sum.dim_IntList", "aten.amax.default", "aten.amin.default"}
+REDUCTIONS = {"aten.mean.dim", "aten.sum.dim_IntList", "aten.amax.default", "aten.amin.default"}

@@ -6,10 +6,12 @@ from typing import Any
 
 from effc.artifact import Artifact
 from effc.backends.runner import Model
-from effc.compiler import Compilation, Progress, Sources, no_progress
+from effc.compiler import Compilation
 from effc.ir.program import Program
 from effc.ir.trace import open_model
 from effc.passes.base import Pass
+from effc.preparation import Sources
+from effc.progress import Progress, no_progress
 from effc.recipe import make_recipe
 
 
@@ -76,16 +78,11 @@ def compile(
         EffcError: With the exit code the command line would give in `exit_code`.
     """
     named = {
-        "model": str(model) if isinstance(model, str | Path) else type(model).__name__,
-        "target": target,
-        "max_drop": _share(max_drop),
+        "model": model, "calib": calibration, "eval": evaluation, "metric": metric,
+        "passes": passes, "target": target, "max_drop": _share(max_drop),
         "max_size": _share(max_size),
-        **settings,
-    }
-    if isinstance(passes, str):
-        named["passes"] = passes
-    if isinstance(metric, str):
-        named["metric"] = metric
+    }  # fmt: skip
+    texts = {name: str(one) for name, one in named.items() if isinstance(one, str | Path)}
     sources = Sources(
         model,
         example_inputs,
@@ -95,7 +92,7 @@ def compile(
         evaluate,
         None if passes is None or isinstance(passes, str) else tuple(passes),
     )
-    return Compilation(make_recipe(named), sources, progress).run(out)
+    return Compilation(make_recipe({**texts, **settings}), sources, progress).run(out)
 
 
 def load(folder: str | Path, *, threads: int = 0, check: bool = True) -> Model:

@@ -59,6 +59,11 @@ class Candidate:
         """Bytes of what must be shipped."""
         return folder_nbytes(self.folder)
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether the passes changed anything."""
+        return any(row["changed"] for row in self.passes)
+
     def to_json(self) -> dict[str, Any]:
         """What the report keeps."""
         return {

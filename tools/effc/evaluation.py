@@ -1,18 +1,20 @@
 """Task quality of an artifact, or of a model in PyTorch."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from effc.artifact import Artifact
 from effc.backends.runner import Model
-from effc.compiler import Progress
 from effc.ir.data import open_data
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
 from effc.ir.trace import open_model
 from effc.metrics import Metric, Runnable, quality
+from effc.progress import Progress
 
 Arrays = dict[str, np.ndarray]
 
@@ -33,49 +35,51 @@ class EagerModel:
         return {name: value.numpy() for name, value in self._program.run(tensors).items()}
 
 
+@dataclass(frozen=True)
+class Question:
+    """What to evaluate on.
+
+    Attributes:
+        data: Inputs with labels.
+        metric: How to judge.
+        tokenizer: Folder of the tokenizer, for text; None for the model's own.
+        progress: Called with a stage, the batches done and 0: their number is not known.
+    """
+
+    data: str
+    metric: Metric
+    tokenizer: str | None
+    progress: Progress
+
+    def answer(self, model: Runnable, program: Any, folder: str, reference: Any = None) -> float:
+        """Task quality of a model with the signature and symbols of `program`."""
+        tokenizer = self.tokenizer or (folder if folder and Path(folder).is_dir() else None)
+        data = open_data(self.data, program.signature, program.symbols, tokenizer=tokenizer)
+        return quality(
+            model, data, self.metric, reference, lambda done: self.progress("evaluate", done, 0)
+        )
+
+
 def evaluate_model(
-    model: str,
-    data: str,
-    metric: Metric,
-    tokenizer: str | None,
-    inputs: Sequence[str],
-    trust_pickle: bool,
-    progress: Progress,
+    model: str, question: Question, inputs: list[str], trust_pickle: bool
 ) -> float:
     """Task quality of a model in PyTorch.
 
     Raises:
         UsageError: If the metric compares with a baseline, which a model itself is.
     """
-    if metric.needs_reference:
-        raise UsageError(f"metric {metric.name} compares with a baseline; evaluate an artifact")
+    name = question.metric.name
+    if question.metric.needs_reference:
+        raise UsageError(f"metric {name} compares with a baseline; evaluate an artifact")
     program = open_model(model, inputs=inputs, trust_pickle=trust_pickle)
-    opened = open_data(data, program.signature, program.symbols, tokenizer=tokenizer or model)
-    count = sum(1 for _ in opened)
-    return quality(
-        EagerModel(program), opened, metric, None, lambda n: progress("evaluate", n, count)
-    )
+    return question.answer(EagerModel(program), program, model)
 
 
-def evaluate_artifact(
-    folder: str,
-    data: str,
-    metric: Metric,
-    tokenizer: str | None,
-    threads: int,
-    progress: Progress,
-) -> float:
+def evaluate_artifact(folder: str, question: Question, threads: int) -> float:
     """Task quality of an artifact; metrics that compare take the model it was compiled from."""
-    recipe = Artifact(folder).report["recipe"]
-    model = Model(folder, threads)
-    tokenizer = tokenizer or recipe["tokenizer"] or recipe["model"]
-    opened = open_data(data, model.signature, model.manifest.ranges, tokenizer=tokenizer)
-    reference: Runnable | None = None
-    if metric.needs_reference:
-        reference = EagerModel(
-            open_model(
-                recipe["model"], inputs=recipe["inputs"], trust_pickle=recipe["trust_pickle"]
-            )
-        )
-    count = sum(1 for _ in opened)
-    return quality(model, opened, metric, reference, lambda n: progress("evaluate", n, count))
+    artifact = Artifact(folder)
+    recipe, reference = artifact.recipe, None
+    if question.metric.needs_reference:
+        reference = EagerModel(artifact.original())
+    with Model(folder, threads) as model:
+        return question.answer(model, model, recipe.tokenizer or recipe.model, reference)

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from effc.ir.data import Data
-from effc.ir.errors import DataError, UsageError
-from effc.ir.trace.factory import look_up
+from effc.ir.errors import DataError, EffcError, UsageError
+from effc.ir.trace.factory import described, look_up
 
 Outputs = dict[str, np.ndarray]
 Results = Iterable[tuple[Outputs, Any]]
@@ -43,16 +43,28 @@ class Metric:
         Raises:
             DataError: If the metric raises or is not a number.
         """
-        try:
-            value = float(self.function(results))
-        except DataError:
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise DataError(f"metric {self.name} failed: {reason}") from error
-        if math.isnan(value):
-            raise DataError(f"metric {self.name} is not a number")
-        return value
+        return called(f"metric {self.name}", self.function, results)
+
+
+def called(what: str, function: Callable[[Any], Any], argument: Any) -> float:
+    """The number a user's function returns.
+
+    Raises:
+        DataError: If it raises, or returns NaN or something that is no number.
+    """
+    try:
+        found = function(argument)
+    except EffcError:
+        raise
+    except Exception as error:  # a user's function raises whatever it raises
+        raise DataError(f"{what} failed: {described(error)}") from error
+    try:
+        value = float(found)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} returned a {type(found).__name__}, not a number") from error
+    if math.isnan(value):
+        raise DataError(f"{what} returned NaN, not a number")
+    return value
 
 
 def metric_of(name: str | Callable[[Results], float]) -> Metric:
@@ -62,7 +74,7 @@ def metric_of(name: str | Callable[[Results], float]) -> Metric:
         UsageError: If there is none of that name.
     """
     if callable(name):
-        return Metric(getattr(name, "__name__", "metric"), name, getattr(name, "better", "higher"))
+        return _users(getattr(name, "__name__", "metric"), name)
     if name in BUILT_IN:
         return _built_in(name)
     if ":" not in name:
@@ -70,8 +82,15 @@ def metric_of(name: str | Callable[[Results], float]) -> Metric:
         raise UsageError(f"unknown metric {name!r}; there are {known}, or package.module:function")
     function = look_up(name)
     if not callable(function):
-        raise UsageError(f"metric {name} is not a function")
-    return Metric(name, function, getattr(function, "better", "higher"))
+        raise UsageError(f"metric {name} is a {type(function).__name__}, not a function")
+    return _users(name, function)
+
+
+def _users(name: str, function: Callable[[Results], float]) -> Metric:
+    better = getattr(function, "better", "higher")
+    if better not in ("higher", "lower"):
+        raise UsageError(f"metric {name}: its attribute `better` is {better!r}, not higher or lower")
+    return Metric(name, function, better)
 
 
 def _built_in(name: str) -> Metric:
@@ -103,6 +122,8 @@ def quality(
     Raises:
         DataError: If the data has no labels the metric needs, or the metric fails.
     """
+    if metric.needs_reference and reference is None:
+        raise UsageError(f"metric {metric.name} compares with a baseline, and there is none")
 
     def results() -> Iterator[tuple[Outputs, Any]]:
         for number, (inputs, labels) in enumerate(data):

@@ -129,8 +129,8 @@ def prepare(recipe: Recipe, sources: Sources, progress: Progress, notes: list[st
     size = SizeBudget.parse(recipe.max_size) if recipe.max_size else None
     metric = _metric(recipe, sources, notes)
     program = _opened(recipe, sources, progress, notes)
-    calibration = _data(program, recipe, sources.calibration or recipe.calib)
-    evaluation = _data(program, recipe, sources.evaluation or recipe.eval)
+    calibration = _data(program, recipe, sources.calibration, recipe.calib)
+    evaluation = _data(program, recipe, sources.evaluation, recipe.eval)
     clean = cleaned(program, progress)
     sizes = sample_sizes(clean.program, recipe.sizes)
     inputs = sample_inputs(clean.program, sizes, evaluation or calibration)
@@ -185,7 +185,8 @@ def _metric(recipe: Recipe, sources: Sources, notes: list[str]) -> Metric | None
     return metric
 
 
-def _data(program: Program, recipe: Recipe, spec: Any) -> Data | None:
+def _data(program: Program, recipe: Recipe, given: Any, named: str | None) -> Data | None:
+    spec = named if given is None else given
     if spec is None:
         return None
     tokenizer = recipe.tokenizer

@@ -7,7 +7,9 @@ layer's encoding as the order).
 
 from __future__ import annotations
 
+import math
 import shutil
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,56 +20,65 @@ if TYPE_CHECKING:
     from effc.candidate import Candidate
     from effc.compiler import Compilation
 
+RATIOS = ("sqnr_db", "weight_sqnr_db")
+
 
 def repaired(
     compilation: Compilation, first: Candidate, report: PipelineReport, work: Path
 ) -> Candidate:
     """The first candidate if it keeps the quality budget, else the one with fewest float layers.
 
-    If no number of layers is enough, the first candidate comes back and the verdict says so.
+    If no number of layers is enough, the candidate that loses least comes back and the verdict
+    says so.
+
+    Args:
+        compilation: Builds and evaluates.
+        first: With no layer left in float.
+        report: The passes that made it; their notes tell how sensitive layers are.
+        work: Where to build.
     """
     order = sensitive_layers(report)
-    if _keeps(compilation, first) or not order:
+    is_met = _excess(compilation, first) <= 0
+    if is_met or not order:
         return first
-    best, low, high = None, 1, len(order)
+    best, chosen, low, high, step, steps = first, 0, 1, len(order), 0, len(order).bit_length()
     while low <= high:
-        count = (low + high) // 2
-        compilation.progress("repair", len(order) - (high - low), len(order))
+        compilation.progress("repair", step, steps)
+        count, step = (low + high) // 2, step + 1
         trial = _trial(compilation, order[:count], work / f"float-{count}")
-        if _keeps(compilation, trial):
-            best, high = trial, count - 1
-        else:
-            shutil.rmtree(trial.folder)
-            low = count + 1
-    if best is None:
-        return first
-    compilation.progress("repair", len(order), len(order))
-    kept = next(n for n in range(len(order), 0, -1) if best.folder.name == f"float-{n}")
-    compilation.notes.append(f"quality budget: {kept} of {len(order)} layers stay in float")
+        excess = _excess(compilation, trial)
+        low, high = (low, count - 1) if excess <= 0 else (count + 1, high)
+        if excess <= 0 or (not is_met and excess < _excess(compilation, best)):
+            best, trial, chosen = trial, best, count
+        is_met = is_met or excess <= 0
+        trial.model.close()
+        shutil.rmtree(trial.folder)
+    compilation.progress("repair", steps, steps)
+    if is_met:
+        compilation.notes.append(f"quality budget: {chosen} of {len(order)} layers stay in float")
     return best
-
-
-def _trial(compilation: Compilation, layers: list[str], folder: Path) -> Candidate:
-    report = compilation.transformed(exclude=layers)
-    candidate = compilation.build(report, folder, "compiled")
-    compilation.evaluate(candidate, compilation.baseline)
-    return candidate
-
-
-def _keeps(compilation: Compilation, candidate: Candidate) -> bool:
-    drop, metric, baseline = compilation.drop, compilation.metric, compilation.baseline
-    if drop is None or metric is None or candidate.quality is None or baseline.quality is None:
-        return True
-    loss = loss_of(baseline.quality, candidate.quality, metric.better)
-    return loss <= drop.allowed(baseline.quality)
 
 
 def sensitive_layers(report: PipelineReport) -> list[str]:
     """Quantized layers, the one with the lowest signal-to-noise ratio first."""
     found: dict[str, float] = {}
     for row in report.rows:
-        for layer, notes in row.notes.get("layers", {}).items():
-            ratio = notes.get("sqnr_db")
-            if isinstance(ratio, int | float):
-                found[layer] = min(ratio, found.get(layer, ratio))
+        for label, notes in row.notes.get("layers", {}).items():
+            layer, _, _ = label.partition("#")  # a layer that is called twice has two notes
+            ratios = [notes[name] for name in RATIOS if isinstance(notes.get(name), int | float)]
+            found[layer] = min([*ratios, found.get(layer, math.inf)])
     return sorted(found, key=lambda layer: found[layer])
+
+
+def _trial(compilation: Compilation, layers: list[str], folder: Path) -> Candidate:
+    report = compilation.transformed(exclude=[escape(layer) for layer in layers])
+    return compilation.tried(report, folder, "compiled")
+
+
+def _excess(compilation: Compilation, candidate: Candidate) -> float:
+    """By how much a candidate loses more than the quality budget allows; at most 0 if it does not."""
+    drop, metric = compilation.prepared.drop, compilation.prepared.metric
+    before, after = compilation.baseline.quality, candidate.quality
+    if drop is None or metric is None or before is None or after is None:
+        return 0.0
+    return loss_of(before, after, metric.better) - drop.allowed(before)

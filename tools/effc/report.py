@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from effc.backends.runner import Model
 from effc.candidate import Candidate
-from effc.environment import environment, peak_memory_nbytes
+from effc.environment import environment
 from effc.ir.cost import program_cost
 from effc.verdict import Verdict
 
@@ -18,35 +17,33 @@ FORMAT = 1
 
 
 def report_of(compilation: Compilation, best: Candidate, verdict: Verdict) -> dict[str, Any]:
-    """Everything worth knowing of a finished compile, JSON-able."""
-    program, metric = compilation.clean.program, compilation.metric
+    """Everything worth knowing of a finished compile, JSON-able; docs/report.md describes it."""
+    prepared = compilation.prepared
+    program, metric = prepared.clean.program, prepared.metric
     return {
         "format": FORMAT,
         "environment": environment(),
-        "compile": {
-            "seconds": time.monotonic() - compilation.started,
-            "peak_memory_nbytes": peak_memory_nbytes(),
-        },
-        "recipe": compilation.recipe.model_dump(),
+        "recipe": prepared.recipe.model_dump(),
         "model": {
             "name": program.name,
             "signature": str(program.signature),
             "symbols": [str(symbol) for symbol in program.symbols.values()],
-            "cost": program_cost(program).at(compilation.sizes),
+            "cost": program_cost(program).at(prepared.sizes),
         },
         "measured_at": {
-            "sizes": compilation.sizes,
-            "threads": compilation.target.cores,
-            "target": compilation.target.name,
+            "sizes": prepared.sizes,
+            "threads": prepared.target.cores,
+            "target": prepared.target.name,
         },
         "metric": {"name": metric.name, "better": metric.better} if metric else None,
         "baseline": compilation.baseline.to_json(),
         "result": best.to_json(),
-        "clean": compilation.clean.to_json(),
+        "trials": list(compilation.trials),
+        "clean": prepared.clean.to_json(),
         "passes": best.passes,
         "lowering": [dict(vars(row)) for row in best.built.rows],
         "kernels": best.built.kernels,
-        "profile": profile_of(best.model, compilation.inputs),
+        "profile": profile_of(best.model, prepared.inputs),
         "memory": best.built.memory,
         "verdict": {
             "problems": list(verdict.problems),

@@ -1,165 +1,179 @@
 """Tables for people, drawn from a report."""
 
 import io
+import shutil
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-WIDTH = 110
+from effc.units import decibel_text, metric_text, share_text, size_text, speed_text, time_text
+
+NARROWEST, USUAL, WIDEST = 80, 100, 120
+Justify = Literal["left", "right"]
 
 
-def render(parts: Iterable[RenderableType]) -> str:
-    """Tables as plain text."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
+def render(parts: Iterable[RenderableType], width: int | None = None) -> str:
+    """Tables as plain text, as wide as the terminal; 100 columns where there is none."""
+    if width is None:
+        columns = shutil.get_terminal_size((USUAL, 24)).columns
+        width = min(max(columns, NARROWEST), WIDEST)
+    output = io.StringIO()
+    console = Console(file=output, width=width, color_system=None, highlight=False)
     for part in parts:
         console.print(part)
-    output = console.file
-    return output.getvalue() if isinstance(output, io.StringIO) else ""
+    return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
 
 
-def size_text(nbytes: float) -> str:
-    """Bytes in decimal units: `22.9 MB`."""
-    for unit in ("B", "KB", "MB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.2f} GB"
-
-
-def time_text(seconds: float) -> str:
-    """Seconds in a readable unit: `1.24 ms`."""
-    if seconds < 1e-3:
-        return f"{1e6 * seconds:.1f} µs"
-    return f"{1e3 * seconds:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+def table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
+    """An empty table; columns named in `numbers` stand right."""
+    made = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
+    right = set(numbers)
+    for column in columns:
+        justify: Justify = "right" if column in right else "left"
+        made.add_column(column, justify=justify, no_wrap=column in right, overflow="fold")
+    return made
 
 
 def comparison_table(report: dict[str, Any]) -> Table:
     """Baseline against result: quality, latency, size, memory."""
-    baseline, result = report["baseline"], report["result"]
-    at = ", ".join(f"{name}={value}" for name, value in report["measured_at"]["sizes"].items())
-    place = f"{report['measured_at']['target']}, {report['measured_at']['threads']} threads"
-    title = f"{report['model']['name']} on {place}" + (f", {at}" if at else "")
-    table = Table(title=title, title_justify="left")
-    for column in ("", "float32 baseline", "compiled", "change"):
-        table.add_column(column, justify="left" if not column else "right")
+    baseline, result, at = report["baseline"], report["result"], report["measured_at"]
+    names = ("float32 baseline", "compiled", "change")
+    made = table(f"{report['model']['name']} on {place_text(at)}", "", *names, numbers=names)
     if report["metric"] and baseline["quality"] is not None:
-        change = result["quality"] - baseline["quality"]
-        table.add_row(
-            report["metric"]["name"], f"{baseline['quality']:.4f}", f"{result['quality']:.4f}",
-            f"{change:+.4f}",
-        )  # fmt: skip
+        before, after = baseline["quality"], result["quality"]
+        change = f"{after - before:+.4f}" if None not in (before, after) else ""
+        name = f"{report['metric']['name']} ({report['metric']['better']} is better)"
+        made.add_row(name, metric_text(before), metric_text(after), change)
     if baseline["latency"]:
         before, after = baseline["latency"], result["latency"]
-        table.add_row(
-            "latency (median)", _spread(before), _spread(after),
-            f"{before['median'] / after['median']:.2f}x faster",
-        )  # fmt: skip
-    for name, key in (("size on disk", "size_nbytes"), ("peak memory", "memory_nbytes")):
-        ratio = result[key] / baseline[key]
-        table.add_row(name, size_text(baseline[key]), size_text(result[key]), f"{ratio:.0%}")
-    return table
+        change = speed_text(before["median"], after["median"])
+        made.add_row("latency, median", *map(_median, (before, after)), change)
+        made.add_row("latency, 10% to 90%", *map(_spread, (before, after)), "")
+    for name, key in (("size on disk", "size_nbytes"), ("memory", "memory_nbytes")):
+        sizes = baseline[key], result[key]
+        made.add_row(name, *map(size_text, sizes), share_text(sizes[1], sizes[0]))
+    return made
+
+
+def place_text(at: dict[str, Any]) -> str:
+    """What was measured where: `native, 2 threads, batch=1`."""
+    threads = f"{at['threads']} thread{'s' if at['threads'] != 1 else ''}"
+    return ", ".join([at["target"], threads, *(f"{n}={v}" for n, v in at["sizes"].items())])
+
+
+def _median(latency: dict[str, float]) -> str:
+    return time_text(latency["median"])
 
 
 def _spread(latency: dict[str, float]) -> str:
-    half = (latency["high"] - latency["low"]) / 2
-    return f"{time_text(latency['median'])} ± {time_text(half)}"
+    return f"{time_text(latency['low'])} to {time_text(latency['high'])}"
 
 
-def pass_table(report: dict[str, Any]) -> Table:
+def pass_table(rows: Iterable[dict[str, Any]]) -> Table:
     """One row per pass: time, what changed, refusals."""
-    table = Table(title="passes", title_justify="left")
-    for column in ("pass", "time", "changed", "multiply-adds", "weights", "left alone"):
-        table.add_column(column, justify="left" if column in ("pass", "left alone") else "right")
-    for row in [*report["clean"], *report["passes"], *report["lowering"]]:
+    numbers = ("time", "multiply-adds", "weights", "error")
+    rows = list(rows)
+    with_error = any(row["measured"].get("output_error") for row in rows)
+    columns = ["pass", "time", "changed", "multiply-adds", "weights"]
+    made = table("passes", *columns, *(["error"] if with_error else []), "left alone",
+                 numbers=numbers)  # fmt: skip
+    for row in rows:
         cost = row["measured"].get("cost_after", {})
-        table.add_row(
+        cells = [
             row["text"],
             time_text(row["seconds"]),
-            "yes" if row["changed"] else "no",
+            "yes" if row["changed"] else "",
             f"{cost['macs']:,}" if cost else "",
             size_text(cost["weight_nbytes"]) if cost else "",
-            "; ".join(f"{r['count']} x {r['reason']}" for r in row["refusals"]),
-        )
-    return table
+        ]
+        if with_error:
+            cells.append(_error_text(row["measured"].get("output_error")))
+        refused = "; ".join(f"{r['count']} x {r['reason']}" for r in row["refusals"])
+        made.add_row(*map(Text, [*cells, refused]))
+    return made
 
 
-def kernel_table(report: dict[str, Any], count: int = 12) -> Table:
+def _error_text(errors: dict[str, Any] | None) -> str:
+    if not errors:
+        return ""
+    return min((decibel_text(e["sqnr_db"]) for e in errors.values()), key=_decibel)
+
+
+def _decibel(text: str) -> float:
+    return float("inf") if text == "exact" else float(text.removesuffix(" dB"))
+
+
+def all_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of every pass of a compile."""
+    return [*report["clean"], *report["passes"], *report["lowering"]]
+
+
+def kernel_table(profile: list[dict[str, Any]], count: int = 12) -> Table:
     """The steps that take the time."""
-    rows = sorted(report["profile"], key=lambda row: -row["seconds"])
-    total = sum(row["seconds"] for row in rows) or 1.0
-    table = Table(title=f"where the time goes ({time_text(total)} in {len(rows)} steps)",
-                  title_justify="left")  # fmt: skip
-    for column in ("layer", "kernel", "time", "share"):
-        table.add_column(column, justify="left" if column in ("layer", "kernel") else "right")
+    rows = sorted(profile, key=lambda row: -row["seconds"])
+    total = sum(row["seconds"] for row in rows)
+    title = f"where the time goes ({time_text(total)} in {len(rows)} steps)"
+    made = table(title, "layer", "kernel", "time", "share", numbers=("time", "share"))
     for row in rows[:count]:
-        share = row["seconds"] / total
-        table.add_row(row["source"], row["family"], time_text(row["seconds"]), f"{share:.1%}")
-    return table
+        share = f"{row['seconds'] / total:.1%}" if total else ""
+        made.add_row(Text(row["source"]), row["family"], time_text(row["seconds"]), share)
+    if len(rows) > count:
+        rest = sum(row["seconds"] for row in rows[count:])
+        share = f"{rest / total:.1%}" if total else ""
+        made.add_row(f"and {len(rows) - count} more steps", "", time_text(rest), share)
+    return made
 
 
-def layer_table(rows: list[dict[str, Any]]) -> Table:
-    """What was decided for each layer."""
-    table = Table(title="layers", title_justify="left")
-    for column in ("layer", "weight", "activation", "SQNR"):
-        table.add_column(column, justify="right" if column == "SQNR" else "left")
-    for row in rows:
-        for layer, notes in row["notes"].get("layers", {}).items():
-            ratio = notes.get("sqnr_db")
-            shown = f"{ratio:.1f} dB" if isinstance(ratio, int | float) else ""
-            table.add_row(layer, notes.get("weight", ""), notes.get("activation", ""), shown)
-    return table
-
-
-def explain_table(layers: dict[str, dict[str, Any]]) -> Table:
-    """Decisions per layer with their share of the time."""
-    table = Table(title="layers", title_justify="left")
-    for column in ("layer", "weight", "activation", "SQNR", "time"):
-        table.add_column(column, justify="right" if column in ("SQNR", "time") else "left")
+def layer_table(layers: dict[str, dict[str, Any]]) -> Table:
+    """What was decided for each layer, with its share of the time where that is known."""
+    with_time = any("time_share" in notes for notes in layers.values())
+    columns = ["layer", "weight", "activation", "SQNR", *(["time"] if with_time else [])]
+    made = table("layers", *columns, numbers=("SQNR", "time"))
     for layer, notes in layers.items():
-        ratio = notes.get("sqnr_db")
-        shown = f"{ratio:.1f} dB" if isinstance(ratio, int | float) else ""
-        share = f"{notes['time_share']:.1%}"
-        weight, activation = notes.get("weight", ""), notes.get("activation", "")
-        table.add_row(layer, weight, activation, shown, share)
-    return table
+        activation = str(notes.get("activation", "")).partition(" scale=")[0]
+        cells = [layer, str(notes.get("weight", "")), activation, _layer_decibel(notes)]
+        if with_time:
+            cells.append(f"{notes['time_share']:.1%}")
+        made.add_row(*map(Text, cells))
+    return made
+
+
+def _layer_decibel(notes: dict[str, Any]) -> str:
+    ratio = notes.get("sqnr_db", notes.get("weight_sqnr_db"))
+    return decibel_text(ratio) if isinstance(ratio, int | float) else ""
 
 
 def benchmark_table(result: dict[str, Any]) -> Table:
-    """Latency of everything measured, and how it compares with the artifact."""
-    at = ", ".join(f"{name}={value}" for name, value in result["sizes"].items())
-    title = f"{result['model']}, {result['threads']} threads" + (f", {at}" if at else "")
-    table = Table(title=title, title_justify="left")
-    for column in ("", "median", "10%", "90%", "runs", "ratio"):
-        table.add_column(column, justify="left" if not column else "right")
+    """Latency, size and memory of everything measured, and how it compares with the artifact."""
+    at = {"target": result["target"], "threads": result["threads"], "sizes": result["sizes"]}
+    columns = ("median", "10% to 90%", "effc is", "size", "memory")
+    made = table(f"{result['model']} on {place_text(at)}", "", *columns, numbers=columns)
     own = result["rows"][0]["median"]
-    for row in result["rows"]:
-        table.add_row(
-            row["what"], time_text(row["median"]), time_text(row["low"]), time_text(row["high"]),
-            str(row["runs"]), f"{row['median'] / own:.2f}x",
-        )  # fmt: skip
-    table.caption = (
-        f"size {size_text(result['size_nbytes'])}, memory {size_text(result['memory_nbytes'])}"
-    )
-    return table
+    for number, row in enumerate(result["rows"]):
+        compared = speed_text(row["median"], own) if number else ""
+        sizes = [size_text(row[key]) if row[key] else "" for key in ("size_nbytes", "memory_nbytes")]
+        made.add_row(row["what"], time_text(row["median"]), _spread(row), compared, *sizes)
+    return made
 
 
 def report_tables(report: dict[str, Any]) -> list[RenderableType]:
     """The whole report."""
-    parts: list[RenderableType] = [
+    checks = report["result"]["check"].items()
+    lines = [
+        *(f"output {name}: {decibel_text(e['sqnr_db'])} against the program" for name, e in checks),
+        *(f"note: {note}" for note in report["notes"]),
+        *(f"problem: {problem}" for problem in report["verdict"]["problems"]),
+        f"{report['environment']['cpu']}, effc {report['environment']['effc']}",
+    ]
+    return [
         comparison_table(report),
-        pass_table(report),
-        kernel_table(report),
+        pass_table(all_rows(report)),
+        kernel_table(report["profile"]),
+        *map(Text, lines),
     ]
-    checks = report["result"]["check"]
-    parts += [
-        Text(f"output {name}: {entry['sqnr_db']:.1f} dB against the program")
-        for name, entry in checks.items()
-    ]
-    parts += [Text(f"note: {note}") for note in report["notes"]]
-    parts += [Text(f"problem: {problem}") for problem in report["verdict"]["problems"]]
-    environment = report["environment"]
-    parts.append(Text(f"{environment['cpu']}, effc {environment['effc']}"))
-    return parts

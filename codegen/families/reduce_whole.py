@@ -1,0 +1,218 @@
+"""Reductions that take in the contiguous dimension: whole tensors, or whole images of a batch.
+
+The memory of every result is cut into pieces that threads share; a second stage combines the pieces
+and runs the epilogue. Several reductions of the same tensor read it once.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+from tvm import tirx
+
+from effc.codegen.access import Access
+from effc.codegen.dtypes import from_memory, held, stored
+from effc.codegen.evaluate import Evaluator, Point
+from effc.codegen.families.elementwise import typical, unravel
+from effc.codegen.families.reduce import PLAIN, keeps_dims, reduced_dims
+from effc.codegen.isa import Isa
+from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
+from effc.codegen.operands import base_of
+from effc.codegen.reduce_lanes import Totals
+from effc.codegen.region import Region
+from effc.codegen.tir import Expr, cast, const, index, load, load_masked, mask
+from effc.codegen.vectors import Run, Vectors
+from effc.ir.symbols import Size, ceil_div, product, simplify
+
+PIECE = 4096
+WAYS = 4
+
+
+def applies(region: Region, anchor: fx.Node) -> bool:
+    """Whether a reduction takes in the dimension that is contiguous in memory."""
+    if base_of(anchor) not in PLAIN:
+        return False
+    source = region.inputs[region.input_of(anchor.args[0])]
+    reduced = reduced_dims(region, anchor)
+    return any(source.strides[dim] == 1 and source.shape[dim] != 1 for dim in reduced)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The memory of one result: lines of contiguous runs, cut into pieces.
+
+    Attributes:
+        kept: Dimensions of the source that stay.
+        lines: Sizes of the reduced dimensions outside the run, slowest first.
+        line_strides: Their strides.
+        run: Elements of the run.
+    """
+
+    kept: tuple[int, ...]
+    lines: tuple[Size, ...]
+    line_strides: tuple[Size, ...]
+    run: Size
+
+    @property
+    def pieces(self) -> Size:
+        """Pieces of a run."""
+        return ceil_div(self.run, PIECE)
+
+    @property
+    def units(self) -> Size:
+        """Pieces of a result."""
+        return product([*self.lines, self.pieces])
+
+
+def layout_of(source: Access, reduced: set[int]) -> Layout:
+    """Order the reduced dimensions by stride and join those that lie one after the other."""
+    order = sorted(reduced, key=lambda dim: -typical(source.strides[dim]))
+    segments: list[tuple[Size, Size]] = []
+    for dim in order:
+        size, stride = source.shape[dim], source.strides[dim]
+        if size == 1:
+            continue
+        if segments and simplify(segments[-1][1] - stride * size) == 0:
+            segments[-1] = (simplify(segments[-1][0] * size), stride)
+        else:
+            segments.append((size, stride))
+    *lines, (run, _) = segments
+    kept = tuple(dim for dim in range(len(source.shape)) if dim not in reduced)
+    return Layout(kept, tuple(s for s, _ in lines), tuple(s for _, s in lines), run)
+
+
+def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+    """Make the kernel of a region of such reductions and what follows them."""
+    anchors = [node for node in region.calls if base_of(node) in PLAIN]
+    source = region.inputs[region.input_of(anchors[0].args[0])]
+    layout = layout_of(source, reduced_dims(region, anchors[0]))
+    parts = _Parts(region, anchors, source, layout, isa)
+    stages = (parts.pieces(f"{name}_pieces", symbols), parts.combine(name, symbols))
+    kept = [source.shape[dim] for dim in layout.kept]
+    nbytes = {
+        f"partial_{i}": product([*kept, layout.units, node.meta["val"].dtype.itemsize])
+        for i, node in enumerate(anchors)
+    }
+    return Kernel("reduce", stages, temporaries=nbytes)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    region: Region
+    anchors: list[fx.Node]
+    source: Access
+    layout: Layout
+    isa: Isa
+
+    def _kept(self) -> list[Size]:
+        return [self.source.shape[dim] for dim in self.layout.kept]
+
+    def _dtype(self, node: fx.Node) -> str:
+        return held(node.meta["val"].dtype)
+
+    def _partials(self, function: FunctionBuilder) -> list[tirx.Buffer]:
+        return [
+            function.param("temporary", f"partial_{i}", self._memory(node))
+            for i, node in enumerate(self.anchors)
+        ]
+
+    def _memory(self, node: fx.Node) -> str:
+        return "uint8" if node.meta["val"].dtype == torch.bool else self._dtype(node)
+
+    def pieces(self, name: str, symbols: tuple[str, ...]) -> Stage:
+        """Reduce every piece to one number per reduction."""
+        function = FunctionBuilder(name, symbols)
+        position = self.region.input_of(self.anchors[0].args[0])
+        memory = function.param("input", position, stored(self.source.dtype))
+        partials = self._partials(function)
+        b, layout = function.builder, self.layout
+        extents = [*self._kept(), *layout.lines, layout.pieces]
+        begin, end = function.task_range
+        with b.loop(begin, end, "task") as task:
+            place = unravel(b, task, extents)
+            count = len(layout.kept)
+            strides = [self.source.strides[dim] for dim in layout.kept] + list(layout.line_strides)
+            base = index(0)
+            for coordinate, stride in zip(place[: count + len(layout.lines)], strides, strict=True):
+                base = base + coordinate * b.size(stride)
+            first = b.let(place[-1] * index(PIECE))
+            last = b.let(tirx.Min(first + index(PIECE), b.size(layout.run)))
+            totals = self._reduce(function, memory, b.let(base), first, last)
+            for buffer, node, total in zip(partials, self.anchors, totals, strict=True):
+                b.store(buffer, cast(total.result(), self._memory(node)), task)
+        return function.close(product(extents))
+
+    def _reduce(
+        self, function: FunctionBuilder, memory: tirx.Buffer, base: Expr, first: Expr, last: Expr
+    ) -> list[Totals]:
+        b, lanes = function.builder, self.isa.lanes
+        totals = [
+            Totals(b, PLAIN[base_of(node)], self._dtype(node), lanes, WAYS) for node in self.anchors
+        ]
+
+        def add(at: Expr, count: int, valid: Expr | None, way: int = 0) -> None:
+            raw = load(memory, base + at, count)
+            if valid is not None:
+                raw = load_masked(memory, base + at, count, valid)
+            value = b.let(from_memory(raw, self.source.dtype))
+            for total in totals:
+                keep = None if valid is None else mask(valid, count)
+                total.add(cast(value, total.dtype), way, keep)
+
+        step = index(lanes * WAYS)
+        turns = b.let(tirx.Div(last - first, step))
+        with b.loop(index(0), turns, "turn") as turn:
+            here = b.let(first + turn * step)
+            for way in range(WAYS):
+                add(b.let(here + index(way * lanes)), lanes, None, way)
+        rest = Run(b.let(first + turns * step), last, None)
+        Vectors(lanes, self.isa.has_masks).cover(b, rest, add)
+        return totals
+
+    def combine(self, name: str, symbols: tuple[str, ...]) -> Stage:
+        """Combine the pieces of every result, finish it and store it."""
+        region, function = self.region, FunctionBuilder(name, symbols)
+        inputs = [function.param("input", i, stored(a.dtype)) for i, a in enumerate(region.inputs)]
+        outputs = [
+            function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)
+        ]
+        partials = self._partials(function)
+        b, domain = function.builder, region.shape(self.anchors[0])
+        source = region.input_of(self.anchors[0].args[0])
+        accesses = [a if i == source else a.aligned_to(domain) for i, a in enumerate(region.inputs)]
+        evaluator = Evaluator(region, b, inputs, accesses)
+        begin, end = function.task_range
+        with b.loop(begin, end, "result") as task:
+            place = unravel(b, task, self._kept())
+            known = {
+                node: self._combined(function, node, buffer, task)
+                for node, buffer in zip(self.anchors, partials, strict=True)
+            }
+            point = Point(self._coordinates(place, domain))
+            scope = evaluator.fresh(known)
+            for node, buffer, access in zip(region.results, outputs, region.outputs, strict=True):
+                scope.store(buffer, access, scope.value(node, point), point)
+        return function.close(product(self._kept()))
+
+    def _combined(
+        self, function: FunctionBuilder, node: fx.Node, buffer: tirx.Buffer, task: Expr
+    ) -> Expr:
+        b, dtype, kind = function.builder, self._dtype(node), PLAIN[base_of(node)]
+        units = b.size(self.layout.units)
+        total = b.local(dtype, 1, "total")
+        b.store(total, const(kind.neutral(dtype), dtype), 0)
+        with b.loop(index(0), units, "unit") as unit:
+            value = from_memory(load(buffer, task * units + unit), node.meta["val"].dtype)
+            b.store(total, kind.combine(load(total, 0), value), 0)
+        result = b.let(load(total, 0))
+        if base_of(node) != "mean":
+            return result
+        count = product([*self.layout.lines, self.layout.run])
+        return b.let(result / cast(b.size(count), dtype))
+
+    def _coordinates(self, place: list[Expr], domain: tuple[Size, ...]) -> tuple[Expr, ...]:
+        """Where a result stands: reduced dimensions are gone or have size 1."""
+        if not keeps_dims(self.anchors[0]):
+            return tuple(place)
+        kept = dict(zip(self.layout.kept, place, strict=True))
+        return tuple(kept.get(dim, index(0)) for dim in range(len(domain)))
