@@ -8,15 +8,21 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from effc.ir.errors import UsageError
+from effc.ir.errors import EffcError, ModelError, UsageError
+from effc.ir.export.pt2 import save_program
 from effc.ir.program import FORWARD, Program
+from effc.ir.trace import open_model
+from effc.ir.trace.failures import one_line
+from effc.ir.trace.quiet import quiet
 
 Arrays = dict[str, np.ndarray]
 Call = Callable[[], Arrays]
+ONNX, ARCHIVE, OPENVINO = "model.onnx", "model.pt2", "model.xml"
 
 
 @dataclass(frozen=True)
@@ -26,16 +32,18 @@ class Peer:
     Attributes:
         name: As on the command line.
         package: What must be installed.
-        prepare: From a program, inputs and a number of threads to a call that runs once.
+        export: Writes a program for inputs of some sizes into a folder, in the runtime's own form.
+        open: From such a folder, inputs and a number of threads to a call that runs once.
     """
 
     name: str
     package: str
-    prepare: Callable[[Program, Arrays, int], Call]
+    export: Callable[[Program, Arrays, Path], None]
+    open: Callable[[Path, Arrays, int], Call]
 
 
-def peer_call(name: str, program: Program, inputs: Arrays, threads: int) -> Call:
-    """Prepare a peer.
+def peer_of(name: str) -> Peer:
+    """A peer by name.
 
     Raises:
         UsageError: If there is none of that name, or its package is missing.
@@ -45,24 +53,50 @@ def peer_call(name: str, program: Program, inputs: Arrays, threads: int) -> Call
     peer = PEERS[name]
     if importlib.util.find_spec(peer.package) is None:
         raise UsageError(f"peer {name} needs {peer.package}: pip install effc[bench]")
-    return peer.prepare(program, inputs, threads)
+    return peer
+
+
+def export_peer(peer: Peer, program: Program, inputs: Arrays, folder: Path) -> None:
+    """Write a program in a peer's form.
+
+    Raises:
+        ModelError: If the peer cannot take it.
+    """
+    try:
+        peer.export(program, inputs, folder)
+    except EffcError:
+        raise
+    except Exception as error:  # exporters raise whatever they raise
+        raise ModelError(f"peer {peer.name} cannot take the model: {one_line(error)}") from error
+
+
+def peer_call(name: str, program: Program, inputs: Arrays, threads: int) -> Call:
+    """Prepare a peer.
+
+    Raises:
+        UsageError: If there is none of that name, or its package is missing.
+        ModelError: If it cannot take the program.
+    """
+    peer = peer_of(name)
+    with tempfile.TemporaryDirectory() as folder:
+        export_peer(peer, program, inputs, Path(folder))
+        return peer.open(Path(folder), inputs, threads)
 
 
 def export_onnx(program: Program, inputs: Arrays, path: Path) -> None:
     """Write a program as ONNX at the sizes of the inputs, with PyTorch's own exporter."""
     arguments = tuple(torch.from_numpy(inputs[spec.name]) for spec in program.signature.inputs)
     module = torch.fx.GraphModule(program.methods[FORWARD], program.methods[FORWARD].graph)
-    exported = torch.export.export(module, arguments)
-    names = [spec.name for spec in program.signature.inputs]
-    outputs = [spec.name for spec in program.signature.outputs]
-    torch.onnx.export(
-        exported,
-        f=str(path),
-        dynamo=True,
-        input_names=names,
-        output_names=outputs,
-        verbose=False,
-    )
+    with quiet():
+        exported = torch.export.export(module, arguments)
+        torch.onnx.export(
+            exported,
+            f=str(path),
+            dynamo=True,
+            input_names=[spec.name for spec in program.signature.inputs],
+            output_names=[spec.name for spec in program.signature.outputs],
+            verbose=False,
+        )
 
 
 def onnx_session(path: Path, inputs: Arrays, threads: int) -> Call:
@@ -77,13 +111,6 @@ def onnx_session(path: Path, inputs: Arrays, threads: int) -> Call:
     given = {name: value for name, value in inputs.items() if name in taken}
     names = [entry.name for entry in session.get_outputs()]
     return lambda: dict(zip(names, session.run(None, given), strict=True))
-
-
-def _onnxruntime(program: Program, inputs: Arrays, threads: int) -> Call:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export_onnx(program, inputs, path)
-        return onnx_session(path, inputs, threads)
 
 
 def openvino_call(model: object, inputs: Arrays, threads: int, hints: dict[str, str]) -> Call:
@@ -102,25 +129,31 @@ def openvino_call(model: object, inputs: Arrays, threads: int, hints: dict[str, 
     return call
 
 
-def _openvino(program: Program, inputs: Arrays, threads: int) -> Call:
+def _export_openvino(program: Program, inputs: Arrays, folder: Path) -> None:
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export_onnx(program, inputs, path)
-        model = openvino.convert_model(str(path))
-        return openvino_call(model, inputs, threads, {"INFERENCE_PRECISION_HINT": "f32"})
+    with tempfile.TemporaryDirectory() as scratch:
+        export_onnx(program, inputs, Path(scratch) / ONNX)
+        model = openvino.convert_model(str(Path(scratch) / ONNX))
+        openvino.save_model(model, str(folder / OPENVINO), compress_to_fp16=False)
 
 
-def _torch(program: Program, inputs: Arrays, threads: int) -> Call:
-    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    module, names = program.forward, [spec.name for spec in program.signature.inputs]
+def _open_openvino(folder: Path, inputs: Arrays, threads: int) -> Call:
+    import openvino
+
+    model: Any = openvino.Core().read_model(str(folder / OPENVINO))
+    return openvino_call(model, inputs, threads, {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def _open_torch(folder: Path, inputs: Arrays, threads: int) -> Call:
+    program = open_model(folder / ARCHIVE)
+    arguments = [torch.from_numpy(inputs[spec.name]) for spec in program.signature.inputs]
     outputs = [spec.name for spec in program.signature.outputs]
 
     def call() -> Arrays:
         torch.set_num_threads(threads)
         with torch.inference_mode():
-            results = module(*[tensors[name] for name in names])
+            results = program.forward(*arguments)
         return {name: value.numpy() for name, value in zip(outputs, results, strict=True)}
 
     return call
@@ -129,8 +162,18 @@ def _torch(program: Program, inputs: Arrays, threads: int) -> Call:
 PEERS = {
     peer.name: peer
     for peer in (
-        Peer("torch", "torch", _torch),
-        Peer("onnxruntime", "onnxruntime", _onnxruntime),
-        Peer("openvino", "openvino", _openvino),
+        Peer(
+            "torch",
+            "torch",
+            lambda program, inputs, folder: save_program(program, folder / ARCHIVE),
+            _open_torch,
+        ),
+        Peer(
+            "onnxruntime",
+            "onnxruntime",
+            lambda program, inputs, folder: export_onnx(program, inputs, folder / ONNX),
+            lambda folder, inputs, threads: onnx_session(folder / ONNX, inputs, threads),
+        ),
+        Peer("openvino", "openvino", _export_openvino, _open_openvino),
     )
 }

@@ -154,21 +154,23 @@ def _fused(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
 
 
 def _quantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    x, scale = operands[:2]
-    inverse = (
-        b.let(bound(scale, 1.0) / scale) if not is_constant(scale) else bound(scale, 1.0) / scale
-    )
-    codes = same_type("llvm.nearbyint", x * inverse)
-    if len(operands) > 2:
-        codes = codes + cast(operands[2], "float32")
+    x, scale, *zero_point = operands
+    return _codes(b, node, x * b.let(bound(scale, 1.0) / scale), zero_point)
+
+
+def _quantize_scaled(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    x, inverse, *zero_point = operands
+    return _codes(b, node, x * inverse, zero_point)
+
+
+def _codes(b: Builder, node: fx.Node, scaled: Expr, zero_point: list[Expr]) -> Expr:
+    """Round half to even, add the zero point, clamp, convert."""
+    codes = same_type("llvm.nearbyint", scaled)
+    if zero_point:
+        codes = codes + cast(zero_point[0], "float32")
     qmin, qmax = node.args[3], node.args[4]
     limited = tirx.Max(tirx.Min(codes, bound(codes, qmax)), bound(codes, qmin))
     return cast(cast(b.let(limited), "int32"), held(node.meta["val"].dtype))
-
-
-def is_constant(expr: Expr) -> bool:
-    """Whether an expression is a literal."""
-    return isinstance(expr, tirx.FloatImm | tirx.IntImm)
 
 
 def _dequantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
@@ -308,12 +310,20 @@ RULES: dict[str, Rule] = {
     "to": _identity,
     "effc.fused_multiply_add": _fused,
     "effc.quantize": _quantize,
+    "effc.quantize_scaled": _quantize_scaled,
     "effc.dequantize": _dequantize,
 }
 
 
 COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
-KEEPS_OPERANDS = {"effc.fused_multiply_add", "effc.quantize", "effc.dequantize", "isnan", "isinf"}
+KEEPS_OPERANDS = {
+    "effc.fused_multiply_add",
+    "effc.quantize",
+    "effc.quantize_scaled",
+    "effc.dequantize",
+    "isnan",
+    "isinf",
+}
 LOGICAL = {"logical_and", "logical_or", "logical_xor", "logical_not"}
 
 

@@ -83,6 +83,45 @@ def _(
     return x.new_empty((x.shape[0], weight.shape[0], *size), dtype=torch.int32)
 
 
+@torch.library.custom_op("effc::quantize_scaled", mutates_args=())
+def quantize_scaled(
+    x: Tensor,
+    inverse: Tensor,
+    zero_point: Tensor | None,
+    qmin: int,
+    qmax: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """`effc.quantize` with the reciprocal of its scale, which kernels then need not compute.
+
+    Args:
+        x: float32, any shape.
+        inverse: float32, broadcasts against `x`; one over the scale.
+        zero_point: int32, broadcasts against `x`; the code of 0.0. None means 0.
+        qmin: Smallest code.
+        qmax: Largest code.
+        dtype: Integer type of the codes.
+
+    Returns:
+        Codes of `dtype` and the shape of `x`.
+    """
+    rounded = torch.round(x * inverse)
+    shifted = rounded if zero_point is None else rounded + zero_point.to(torch.float32)
+    return shifted.clamp(qmin, qmax).nan_to_num(0.0).to(dtype)
+
+
+@quantize_scaled.register_fake
+def _(
+    x: Tensor,
+    inverse: Tensor,
+    zero_point: Tensor | None,
+    qmin: int,
+    qmax: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.empty_like(x, dtype=dtype)
+
+
 @torch.library.custom_op("effc::fused_multiply_add", mutates_args=())
 def fused_multiply_add(x: Tensor, multiplier: Tensor, addend: Tensor) -> Tensor:
     """`x * multiplier + addend`, rounded once to float32.

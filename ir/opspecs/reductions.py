@@ -17,9 +17,10 @@ max_pool2d.default max_pool2d_with_indices.default max_pool3d.default avg_pool3d
 """.split()
 
 ROWS = """
-_log_softmax.default _weight_norm.default _weight_norm_interface.default _softmax.default _safe_softmax.default group_norm.default
-instance_norm.default layer_norm.default log_softmax.int native_group_norm.default
-native_layer_norm.default rms_norm.default _fused_rms_norm.default softmax.int
+_log_softmax.default _weight_norm.default _weight_norm_interface.default _softmax.default
+_safe_softmax.default group_norm.default instance_norm.default layer_norm.default log_softmax.int
+native_group_norm.default native_layer_norm.default rms_norm.default _fused_rms_norm.default
+softmax.int
 """.split()
 
 TABLE: dict[str, OpSpec] = {

@@ -204,7 +204,8 @@ class _QuantizeDynamic:
         shifted = new(aten.rsub.Scalar, rounded, qmin)
         zero = new(aten.clamp.default, shifted, qmin, qmax)
         zero_point = new(aten._to_copy.default, zero, dtype=torch.int32)
-        codes = new(torch.ops.effc.quantize.default, x, scale, zero_point, qmin, qmax, dtype)
+        quantize = torch.ops.effc.quantize_scaled.default
+        codes = new(quantize, x, inverse, zero_point, qmin, qmax, dtype)
         for user in list(node.users):
             editor.replace(user, (codes, scale, zero_point)[user.args[1]])
 

@@ -27,7 +27,10 @@ class LowerInteger(Pass):
         """Apply every rule until none fits."""
         rules = (_QuantizeOfSame(), _QuantizeAfterMove(), _IntegerProduct(), _AddDequantized())
         rewrites = apply(program, rules)
-        return Outcome(rewrites.changed, dict(rewrites.fired), tuple(rewrites.refusals))
+        fired, refusals = rewrites.fired, rewrites.refusals
+        last = apply(program, (_StaticReciprocal(),))
+        is_changed = rewrites.changed or last.changed
+        return Outcome(is_changed, dict(fired + last.fired), tuple(refusals))
 
 
 def is_call(node: object, name: str) -> bool:
@@ -161,6 +164,27 @@ def _addend(
     return editor.weight(
         f"{bias.target}_column", attribute(editor.module, bias.target).reshape(column), node
     )
+
+
+class _StaticReciprocal:
+    """quantize by a static scale multiplies by its reciprocal, computed here."""
+
+    name = "static-reciprocal"
+
+    def match(self, node: fx.Node) -> bool:
+        return is_call(node, QUANTIZE) and node.args[1].op == "get_attr"
+
+    def check(self, node: fx.Node, program: Program) -> str | None:
+        return None
+
+    def rewrite(self, node: fx.Node, editor: Editor) -> None:
+        scale = node.args[1]
+        inverse = torch.reciprocal(attribute(editor.module, scale.target))
+        weight = editor.weight(f"{scale.target}_inverse", inverse, node)
+        new = Chain(editor, node)
+        editor.replace(
+            node, new(effc.quantize_scaled.default, node.args[0], weight, *node.args[2:])
+        )
 
 
 class _AddDequantized:

@@ -2,8 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import numpy as np
 
 from effc.artifact import Artifact
 from effc.backends.measure import interleaved
-from effc.backends.peers import PEERS, export_peer, open_peer, peer_of
+from effc.backends.peers import PEERS, export_peer, peer_of
 from effc.backends.runner import Model
 from effc.environment import environment
-from effc.footprint import footprint
-from effc.ir.errors import UsageError
+from effc.footprint import OWN, footprint
+from effc.ir.errors import ModelError, UsageError
 from effc.ir.program import Program, bind_sizes
 from effc.preparation import cleaned
 from effc.progress import Progress
@@ -23,7 +22,7 @@ from effc.report import profile_of
 from effc.sample import check_sizes, sized_inputs
 
 Arrays = dict[str, np.ndarray]
-OWN = "effc"
+TORCH = "torch"
 
 
 @dataclass(frozen=True)
@@ -41,15 +40,128 @@ class Contest:
         rounds: How many rounds.
     """
 
-    out: str
+    out: Path
     against: str | None = None
     peers: Sequence[str] = ()
     inputs: Sequence[str] = ()
-    sizes: dict[str, int] | None = None
+    sizes: dict[str, int] = field(default_factory=dict)
     threads: int = 0
     rounds: int = 15
 
     @property
     def names(self) -> list[str]:
         """The peers in order, PyTorch first if a model is given."""
-        return list(dict.fromkeys([*(["torch"] if self.against else []), *self.peers]))
+        return list(dict.fromkeys([*([TORCH] if self.against else []), *self.peers]))
+
+
+def run_benchmark(contest: Contest, progress: Progress) -> dict[str, Any]:
+    """Measure an artifact and what it is compared with in interleaved rounds.
+
+    Args:
+        contest: What to measure.
+        progress: Called with a stage, the steps done and the steps in all.
+
+    Raises:
+        UsageError: For an unknown peer or size, or a model with other inputs.
+    """
+    for name in contest.names:
+        peer_of(name)
+    artifact = Artifact(contest.out)
+    with tempfile.TemporaryDirectory() as scratch, Model(contest.out, contest.threads) as model:
+        inputs = _inputs(artifact, model, contest.sizes)
+        threads = contest.threads or model.manifest.threads
+        entrants = _Entrants(inputs, threads, progress)
+        entrants.add(OWN, contest.out, lambda: model.run(inputs))
+        if contest.names:
+            program = _program(contest, artifact, model, progress)
+            for name in contest.names:
+                entrants.invite(name, program, Path(scratch) / name)
+        rows = entrants.measured(contest.rounds)
+        rows[0]["size_nbytes"] = artifact.size_nbytes
+        rows[0]["memory_nbytes"] = rows[0]["memory_nbytes"] or model.memory_nbytes
+        return {
+            "environment": environment(),
+            "model": model.manifest.name,
+            "target": model.manifest.target,
+            "threads": threads,
+            "sizes": model.sizes(inputs),
+            "rows": rows,
+            "profile": profile_of(model, inputs),
+            "notes": entrants.notes,
+        }
+
+
+@dataclass
+class _Entrants:
+    """Everything that is measured.
+
+    Attributes:
+        inputs: What all of them run on.
+        threads: Threads for everybody.
+        progress: Called with a stage, the steps done and the steps in all.
+        calls: What runs each once, by name.
+        folders: What would be shipped of each.
+        notes: Who cannot take part, and why.
+    """
+
+    inputs: Arrays
+    threads: int
+    progress: Progress
+    calls: dict[str, Callable[[], object]] = field(default_factory=dict)
+    folders: dict[str, Path] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, folder: Path, call: Callable[[], object]) -> None:
+        """Take somebody in."""
+        self.calls[name], self.folders[name] = call, folder
+
+    def invite(self, name: str, program: Program, folder: Path) -> None:
+        """Take a peer in, or note why it cannot run the program."""
+        self.progress(f"prepare {name}", 0, 1)
+        folder.mkdir()
+        try:
+            export_peer(PEERS[name], program, self.inputs, folder)
+            self.add(name, folder, PEERS[name].open(folder, self.inputs, self.threads))
+        except ModelError as error:
+            self.notes.append(str(error))
+        self.progress(f"prepare {name}", 1, 1)
+
+    def measured(self, rounds: int) -> list[dict[str, Any]]:
+        """A row for each: latency, size, and memory if there is anybody to compare with."""
+        latencies = interleaved(
+            self.calls, rounds, lambda done, total: self.progress("measure latency", done, total)
+        )
+        rows = []
+        for number, (name, folder) in enumerate(self.folders.items()):
+            memory = None
+            if len(self.folders) > 1:
+                self.progress("measure memory", number, len(self.folders))
+                memory = footprint(name, folder, self.inputs, self.threads)
+            nbytes = sum(path.stat().st_size for path in folder.iterdir())
+            rows.append({
+                "what": name, **latencies[name].to_json(), "size_nbytes": nbytes,
+                "memory_nbytes": memory,
+            })  # fmt: skip
+        self.progress("measure memory", 1, 1)
+        return rows
+
+
+def _inputs(artifact: Artifact, model: Model, sizes: dict[str, int]) -> Arrays:
+    symbols = model.manifest.ranges
+    check_sizes(symbols, sizes)
+    known, _ = artifact.sample()
+    values = bind_sizes(model.signature, symbols, known) | sizes
+    return sized_inputs(model.signature, values, known)
+
+
+def _program(contest: Contest, artifact: Artifact, model: Model, progress: Progress) -> Program:
+    program = artifact.original(contest.against, list(contest.inputs))
+    found, wanted = (
+        {spec.name: (spec.dtype, len(spec.shape)) for spec in signature.inputs}
+        for signature in (program.signature, model.signature)
+    )
+    if found != wanted:
+        inputs = ", ".join(map(str, program.signature.inputs))
+        expected = ", ".join(map(str, model.signature.inputs))
+        raise UsageError(f"{program.name} takes {inputs}; the artifact takes {expected}")
+    return cleaned(program, progress).program
