@@ -97,7 +97,8 @@ class Artifact:
         source = model or recipe.model
         if not source:
             raise UsageError(
-                f"{self.folder} was compiled from an object in memory; name the MODEL to compare with"
+                f"{self.folder} was compiled from an object in memory; name the MODEL to compare "
+                "with"
             )
         return open_model(source, inputs=inputs or recipe.inputs, trust_pickle=recipe.trust_pickle)
 

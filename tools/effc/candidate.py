@@ -16,6 +16,7 @@ from effc.backends.runner import Model
 from effc.ir.errors import MismatchError
 from effc.ir.program import Program
 from effc.ir.target import Target
+from effc.metrics import Scores
 from effc.passes.instruments import sqnr
 from effc.version import __version__
 
@@ -38,7 +39,7 @@ class Candidate:
         passes: Report rows of the passes that made the program.
         outputs: What the program computes for the sample inputs.
         check: Per output, how close the build is to the program.
-        quality: Task quality, once evaluated.
+        scores: Task quality by name, once evaluated; budgets look at the first.
         latency: Once measured.
     """
 
@@ -51,8 +52,13 @@ class Candidate:
     passes: list[dict[str, Any]] = field(default_factory=list)
     outputs: Arrays = field(default_factory=dict)
     check: dict[str, dict[str, float]] = field(default_factory=dict)
-    quality: float | None = None
+    scores: Scores = field(default_factory=dict)
     latency: Latency | None = None
+
+    @property
+    def quality(self) -> float | None:
+        """What budgets look at; None if it was not evaluated."""
+        return next(iter(self.scores.values()), None)
 
     @property
     def size_nbytes(self) -> int:
@@ -70,6 +76,7 @@ class Candidate:
             "size_nbytes": self.size_nbytes,
             "memory_nbytes": self.model.memory_nbytes,
             "quality": self.quality,
+            "scores": self.scores,
             "latency": self.latency.to_json() if self.latency else None,
             "check": self.check,
         }

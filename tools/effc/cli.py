@@ -1,9 +1,8 @@
 """The command line: one file per command below `commands/`, errors as one line."""
 
-import signal
+import os
 import sys
 from collections.abc import Sequence
-from types import FrameType
 
 import typer
 
@@ -19,16 +18,13 @@ from effc.commands import (
     report,
     run,
 )
+from effc.interruption import Interrupted, interruptible, raise_if_stopped
 from effc.ir import options
-from effc.ir.errors import INTERNAL, USAGE
+from effc.ir.errors import INTERNAL, USAGE, EffcError
 from effc.version import __version__
-
-INTERRUPTED = 130
-TERMINATED = 143
 
 app = typer.Typer(
     name="effc",
-    help="Make a trained model small, fast and deployable.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -45,8 +41,8 @@ app.command("explain")(explain.command)
 app.command("report")(report.command)
 app.command("targets")(listings.targets)
 app.command("passes")(listings.passes)
-app.command("tune")(planned.tune)
-app.command("export")(planned.export)
+app.command("tune", context_settings=planned.ANYTHING)(planned.tune)
+app.command("export", context_settings=planned.ANYTHING)(planned.export)
 
 
 def _version(value: bool) -> None:
@@ -61,44 +57,42 @@ def root(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
-    """Make a trained model small, fast and deployable."""
+    """Make a trained model small, fast and deployable.
 
-
-class _Terminated(BaseException):
-    """SIGTERM, so that temporary files are removed on the way out."""
-
-
-def _on_terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    Exit codes: 0 success, 1 internal failure, 2 usage or unreadable input, 3 unsupported
+    operators, 4 budget not met, 5 slower than the baseline, 6 output check failed.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; print errors as one line and return the exit code."""
-    signal.signal(signal.SIGTERM, _on_terminate)
-    try:
-        code = app(
-            args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False
-        )
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the output folder is as it was", INTERRUPTED)
-    except _Terminated:
-        return _fail("terminated; the output folder is as it was", TERMINATED)
-    except BrokenPipeError:
-        return 0
-    except Exception as error:
-        if options.wants_traceback():
-            raise
-        return _fail_of(error)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    with interruptible() as stop:
+        try:
+            code = app(args=words, standalone_mode=False)
+            sys.stdout.flush()
+            raise_if_stopped()
+        except Interrupted as error:
+            return _fail(str(error), error.exit_code)
+        except BrokenPipeError:
+            return _nobody_reads()
+        except Exception as error:
+            if stop.number is not None:  # what failed is what the signal cut off
+                interrupted = Interrupted(stop.number)
+                return _fail(str(interrupted), interrupted.exit_code)
+            if options.wants_traceback():
+                raise
+            return _fail_of(error)
     return code if isinstance(code, int) else 0
 
 
 def _fail_of(error: Exception) -> int:
-    from effc.ir.errors import EffcError
-
     if hasattr(error, "format_message"):  # typer's own usage errors
         return _fail(error.format_message(), USAGE)
     if isinstance(error, EffcError):
         return _fail(str(error), error.exit_code)
+    if isinstance(error, OSError):
+        return _fail(f"{error.filename or 'output'}: {error.strerror or error}", USAGE)
     reason = f"{type(error).__name__}: {error}"
     return _fail(f"internal failure: {reason} (EFFC_TRACEBACK=1 shows where)", INTERNAL)
 
@@ -106,6 +100,12 @@ def _fail_of(error: Exception) -> int:
 def _fail(message: str, code: int) -> int:
     print(f"effc: error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _nobody_reads() -> int:
+    """The reader of a pipe went away, which is no failure; keep the interpreter quiet about it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The whole way from a model to an artifact, step by step."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from effc.backends.measure import interleaved
 from effc.backends.staging import RESULT, replacing
 from effc.candidate import Candidate, build_candidate, check_outputs
 from effc.ir.errors import UsageError
-from effc.metrics import called, quality
+from effc.metrics import Scores, called, quality
 from effc.passes.instruments import CostChange
 from effc.passes.manager import PassManager
 from effc.passes.report import PipelineReport
@@ -35,6 +36,7 @@ class Compilation:
         progress: Called with a stage, the steps done and the steps in all.
         notes: Remarks for the user.
         trials: What was built and evaluated on the way, for the report.
+        started: When it began, on the clock of `time.perf_counter`.
     """
 
     recipe: Recipe
@@ -42,6 +44,7 @@ class Compilation:
     progress: Progress = no_progress
     notes: list[str] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
     _batches: int = 0
 
     def run(self, out: str | Path) -> Artifact:
@@ -83,7 +86,7 @@ class Compilation:
         original = prepared.clean.program if report.changed else None
         check_outputs(candidate, prepared.inputs, original)
         self.progress(stage, 1, 1)
-        candidate.quality = self._quality(candidate)
+        candidate.scores = self._scores(candidate)
         self.trials.append(
             {"size_nbytes": candidate.size_nbytes, "quality": candidate.quality, "what": name}
         )
@@ -98,13 +101,13 @@ class Compilation:
         first = self.tried(report, scratch / COMPILED, COMPILED)
         return repaired(self, first, report, scratch)
 
-    def _quality(self, candidate: Candidate) -> float | None:
+    def _scores(self, candidate: Candidate) -> Scores:
         """Task quality, if there is data and a metric, or a function that measures it."""
         prepared, stage = self.prepared, f"evaluate {candidate.name}"
         if self.sources.evaluate is not None:
-            return called("evaluate", self.sources.evaluate, candidate.model)
+            return called("quality", self.sources.evaluate, candidate.model)
         if prepared.evaluation is None or prepared.metric is None:
-            return None
+            return {}
         total = self._batches
 
         def count(done: int) -> None:
@@ -112,11 +115,11 @@ class Compilation:
             self.progress(stage, done, total)
 
         reference = candidate if candidate.name == BASELINE else self.baseline
-        value = quality(
+        scores = quality(
             candidate.model, prepared.evaluation, prepared.metric, reference.model, count
         )
         self.progress(stage, self._batches, self._batches)
-        return value
+        return scores
 
     def _judged(self, best: Candidate) -> Verdict:
         """Measure, once more if the result seems slower, and compare with baseline and budgets."""

@@ -13,7 +13,7 @@ from effc.ir.data import open_data
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
 from effc.ir.trace import open_model
-from effc.metrics import Metric, Runnable, quality
+from effc.metrics import Metric, Runnable, Scores, quality
 from effc.progress import Progress
 
 Arrays = dict[str, np.ndarray]
@@ -51,7 +51,7 @@ class Question:
     tokenizer: str | None
     progress: Progress
 
-    def answer(self, model: Runnable, program: Any, folder: str, reference: Any = None) -> float:
+    def answer(self, model: Runnable, program: Any, folder: str, reference: Any = None) -> Scores:
         """Task quality of a model with the signature and symbols of `program`."""
         tokenizer = self.tokenizer or (folder if folder and Path(folder).is_dir() else None)
         data = open_data(self.data, program.signature, program.symbols, tokenizer=tokenizer)
@@ -60,9 +60,7 @@ class Question:
         )
 
 
-def evaluate_model(
-    model: str, question: Question, inputs: list[str], trust_pickle: bool
-) -> float:
+def evaluate_model(model: str, question: Question, inputs: list[str], trust_pickle: bool) -> Scores:
     """Task quality of a model in PyTorch.
 
     Raises:
@@ -75,7 +73,7 @@ def evaluate_model(
     return question.answer(EagerModel(program), program, model)
 
 
-def evaluate_artifact(folder: str, question: Question, threads: int) -> float:
+def evaluate_artifact(folder: str, question: Question, threads: int) -> Scores:
     """Task quality of an artifact; metrics that compare take the model it was compiled from."""
     artifact = Artifact(folder)
     recipe, reference = artifact.recipe, None

@@ -1,7 +1,8 @@
 """Task quality: built-in metrics and the user's own.
 
 A metric is a function of an iterable of `(outputs, labels)`: outputs by name as arrays, labels as
-the data gave them. Its attribute `better` is `higher` (the default) or `lower`.
+the data gave them. It returns a number, or a dict of numbers by name, whose first is the one that
+budgets look at. Its attribute `better` is `higher` (the default) or `lower`.
 """
 
 import math
@@ -17,6 +18,7 @@ from effc.ir.trace.factory import described, look_up
 
 Outputs = dict[str, np.ndarray]
 Results = Iterable[tuple[Outputs, Any]]
+Scores = dict[str, float]
 BUILT_IN = ("top1", "perplexity", "cosine", "sqnr")
 IGNORED = -100
 
@@ -27,27 +29,27 @@ class Metric:
 
     Attributes:
         name: What the user calls it.
-        function: From results to a number.
+        function: From results to a number, or numbers by name.
         better: `higher` or `lower`.
         needs_reference: Whether labels are the baseline's outputs.
     """
 
     name: str
-    function: Callable[[Results], float]
+    function: Callable[[Results], Any]
     better: str = "higher"
     needs_reference: bool = False
 
-    def __call__(self, results: Results) -> float:
+    def __call__(self, results: Results) -> Scores:
         """Compute the metric.
 
         Raises:
             DataError: If the metric raises or is not a number.
         """
-        return called(f"metric {self.name}", self.function, results)
+        return called(self.name, self.function, results)
 
 
-def called(what: str, function: Callable[[Any], Any], argument: Any) -> float:
-    """The number a user's function returns.
+def called(name: str, function: Callable[[Any], Any], argument: Any) -> Scores:
+    """The numbers a user's function returns, by name; a single one is called as the function.
 
     Raises:
         DataError: If it raises, or returns NaN or something that is no number.
@@ -57,17 +59,23 @@ def called(what: str, function: Callable[[Any], Any], argument: Any) -> float:
     except EffcError:
         raise
     except Exception as error:  # a user's function raises whatever it raises
-        raise DataError(f"{what} failed: {described(error)}") from error
+        raise DataError(f"metric {name} failed: {described(error)}") from error
+    if isinstance(found, dict) and found:
+        return {str(key): _number(f"metric {name}: {key}", one) for key, one in found.items()}
+    return {name: _number(f"metric {name}", found)}
+
+
+def _number(what: str, found: Any) -> float:
     try:
         value = float(found)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{what} returned a {type(found).__name__}, not a number") from error
+        raise DataError(f"{what} is a {type(found).__name__}, not a number") from error
     if math.isnan(value):
-        raise DataError(f"{what} returned NaN, not a number")
+        raise DataError(f"{what} is NaN, not a number")
     return value
 
 
-def metric_of(name: str | Callable[[Results], float]) -> Metric:
+def metric_of(name: str | Callable[[Results], Any]) -> Metric:
     """A built-in metric by name, or the user's `package.module:function`.
 
     Raises:
@@ -86,10 +94,12 @@ def metric_of(name: str | Callable[[Results], float]) -> Metric:
     return _users(name, function)
 
 
-def _users(name: str, function: Callable[[Results], float]) -> Metric:
+def _users(name: str, function: Callable[[Results], Any]) -> Metric:
     better = getattr(function, "better", "higher")
     if better not in ("higher", "lower"):
-        raise UsageError(f"metric {name}: its attribute `better` is {better!r}, not higher or lower")
+        raise UsageError(
+            f"metric {name}: its attribute `better` is {better!r}, not higher or lower"
+        )
     return Metric(name, function, better)
 
 
@@ -109,7 +119,7 @@ class Runnable(Protocol):
 def quality(
     model: Runnable, data: Data, metric: Metric, reference: Runnable | None = None,
     progress: Callable[[int], None] = lambda done: None,
-) -> float:  # fmt: skip
+) -> Scores:  # fmt: skip
     """Run a model over data and compute a metric.
 
     Args:
@@ -156,8 +166,9 @@ def top1(results: Results) -> float:
 
 
 def perplexity(results: Results) -> float:
-    """Exp of the mean negative log-likelihood; outputs `[batch, length, vocabulary]`, labels
-    `[batch, length]`, -100 where there is none.
+    """Exp of the mean negative log-likelihood of the labels.
+
+    Outputs are `[batch, length, vocabulary]`, labels `[batch, length]`, -100 where there is none.
     """
     loss, count = 0.0, 0
     for outputs, labels in results:

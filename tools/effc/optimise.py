@@ -1,7 +1,6 @@
 """Running passes only: instruments for `effc opt`, and finding the pass that breaks a check."""
 
 import subprocess
-
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -143,7 +142,9 @@ class Optimisation:
     def _check_name(self, name: str) -> None:
         names = dict.fromkeys(step.name for step in self.manager.passes)
         if name not in names:
-            raise UsageError(f"--print-after {name!r} matches nothing; passes are {', '.join(names)}")
+            raise UsageError(
+                f"--print-after {name!r} matches nothing; passes are {', '.join(names)}"
+            )
 
     def _examples(self) -> dict[str, torch.Tensor]:
         examples, specs = self.program.examples.get(FORWARD), self.program.signature.inputs
@@ -157,4 +158,3 @@ def _check_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
-

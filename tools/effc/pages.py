@@ -5,8 +5,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from effc.explanation import layers_of
 from effc.ir.errors import UsageError
-from effc.tables import size_text, time_text
+from effc.tables import COMPARED, all_rows, comparison_rows, place_text
+from effc.units import time_text
 
 STYLE = """
 :root { --ink: #1c2733; --soft: #5b6b7a; --line: #dde3e9; --bar: #2f6fb3; --good: #1f8a5b;
@@ -39,10 +41,9 @@ def write_page(report: dict[str, Any], path: Path) -> None:
 
 def page(report: dict[str, Any]) -> str:
     """The page as text."""
-    at, environment = report["measured_at"], report["environment"]
-    sizes = ", ".join(f"{name} {value}" for name, value in at["sizes"].items())
-    subtitle = f"{at['target']}, {at['threads']} threads{', ' + sizes if sizes else ''}; "
-    subtitle += f"{environment['cpu']}, effc {environment['effc']}"
+    environment = report["environment"]
+    subtitle = f"{place_text(report['measured_at'])}; {environment['cpu']}, "
+    subtitle += f"effc {environment['effc']}"
     name = escape(report["model"]["name"])
     parts = [
         f"<h1>{name}</h1><p class=soft>{escape(subtitle)}</p>",
@@ -79,20 +80,8 @@ def _verdict(report: dict[str, Any]) -> str:
 
 
 def _comparison(report: dict[str, Any]) -> str:
-    baseline, result = report["baseline"], report["result"]
-    rows = []
-    if report["metric"] and baseline["quality"] is not None:
-        before, after = baseline["quality"], result["quality"]
-        name = escape(report["metric"]["name"])
-        rows.append([name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"])
-    if baseline["latency"]:
-        before, after = baseline["latency"]["median"], result["latency"]["median"]
-        faster = f"{before / after:.2f}x faster"
-        rows.append(["latency (median)", time_text(before), time_text(after), faster])
-    for label, key in (("size on disk", "size_nbytes"), ("peak memory", "memory_nbytes")):
-        share = f"{result[key] / baseline[key]:.0%}"
-        rows.append([label, size_text(baseline[key]), size_text(result[key]), share])
-    return _table(["", "float32 baseline", "compiled", "change"], rows, {1, 2, 3})
+    rows = [map(escape, row) for row in comparison_rows(report)]
+    return _table(["", *COMPARED], rows, {1, 2, 3})
 
 
 def _bar(share: float) -> str:
@@ -102,8 +91,7 @@ def _bar(share: float) -> str:
 def _sensitivity(report: dict[str, Any]) -> str:
     layers = [
         (name, notes)
-        for row in report["passes"]
-        for name, notes in row["notes"].get("layers", {}).items()
+        for name, notes in layers_of(report["passes"]).items()
         if isinstance(notes.get("sqnr_db"), int | float)
     ]
     top = max((notes["sqnr_db"] for _, notes in layers), default=1.0)
@@ -131,7 +119,7 @@ def _passes(report: dict[str, Any]) -> str:
     rows = [
         [f"<code>{escape(row['text'])}</code>", time_text(row["seconds"]),
          "yes" if row["changed"] else "no"]
-        for row in [*report["clean"], *report["passes"], *report["lowering"]]
+        for row in all_rows(report)
     ]  # fmt: skip
     return _table(["pass", "time", "changed"], rows, {1})
 
@@ -140,7 +128,7 @@ def _refusals(report: dict[str, Any]) -> str:
     rows = [
         [escape(entry["rule"]), escape(entry["reason"]), str(entry["count"]),
          escape(", ".join(entry["sources"][:3]))]
-        for row in [*report["clean"], *report["passes"], *report["lowering"]]
+        for row in all_rows(report)
         for entry in row["refusals"]
     ]  # fmt: skip
     return _table(["rule", "reason", "count", "where"], rows, {2})

@@ -102,7 +102,9 @@ def parse_rule(text: str) -> tuple[str, dict[str, str]]:
     pattern, colon, settings = text.rpartition(":")
     pairs = [word.partition("=") for word in settings.replace(",", " ").split()]
     if not colon or not pattern or not pairs or any(not equals for _, equals, _ in pairs):
-        raise ValueError(f'{text!r} is no rule; write "pattern:key=value", as in "encoder.*:bits=8"')
+        raise ValueError(
+            f'{text!r} is no rule; write "pattern:key=value", as in "encoder.*:bits=8"'
+        )
     return pattern, {key: value for key, _, value in pairs}
 
 

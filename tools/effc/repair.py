@@ -1,8 +1,8 @@
 """Keeping the quality budget: leave the most sensitive layers in float, as few as needed.
 
 A bisection over the layers in the order of their measured sensitivity finds the smallest number
-that must stay in float (after Schaefer et al., arXiv 2302.01382, with the signal-to-noise ratio of each
-layer's encoding as the order).
+that must stay in float (after Schaefer et al., arXiv 2302.01382, with the signal-to-noise ratio of
+each layer's encoding as the order).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _trial(compilation: Compilation, layers: list[str], folder: Path) -> Candida
 
 
 def _excess(compilation: Compilation, candidate: Candidate) -> float:
-    """By how much a candidate loses more than the quality budget allows; at most 0 if it does not."""
+    """By how much a candidate loses more than is allowed; at most 0 if it keeps the budget."""
     drop, metric = compilation.prepared.drop, compilation.prepared.metric
     before, after = compilation.baseline.quality, candidate.quality
     if drop is None or metric is None or before is None or after is None:

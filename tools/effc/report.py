@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from effc.backends.runner import Model
 from effc.candidate import Candidate
-from effc.environment import environment
+from effc.environment import environment, peak_memory_nbytes
 from effc.ir.cost import program_cost
 from effc.verdict import Verdict
 
@@ -45,6 +46,10 @@ def report_of(compilation: Compilation, best: Candidate, verdict: Verdict) -> di
         "kernels": best.built.kernels,
         "profile": profile_of(best.model, prepared.inputs),
         "memory": best.built.memory,
+        "compile": {
+            "seconds": time.perf_counter() - compilation.started,
+            "peak_memory_nbytes": peak_memory_nbytes(),
+        },
         "verdict": {
             "problems": list(verdict.problems),
             "is_slower": verdict.is_slower,

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from effc.units import decibel_text, metric_text, share_text, size_text, speed_text, time_text
 
+COMPARED = ("float32 baseline", "compiled", "change")
 NARROWEST, USUAL, WIDEST = 80, 100, 120
 Justify = Literal["left", "right"]
 
@@ -42,23 +43,31 @@ def table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
 
 def comparison_table(report: dict[str, Any]) -> Table:
     """Baseline against result: quality, latency, size, memory."""
-    baseline, result, at = report["baseline"], report["result"], report["measured_at"]
-    names = ("float32 baseline", "compiled", "change")
-    made = table(f"{report['model']['name']} on {place_text(at)}", "", *names, numbers=names)
-    if report["metric"] and baseline["quality"] is not None:
-        before, after = baseline["quality"], result["quality"]
+    title = f"{report['model']['name']} on {place_text(report['measured_at'])}"
+    made = table(title, "", *COMPARED, numbers=COMPARED)
+    for row in comparison_rows(report):
+        made.add_row(*map(Text, row))
+    return made
+
+
+def comparison_rows(report: dict[str, Any]) -> list[list[str]]:
+    """What, the baseline's, the result's and the change, for every measured thing."""
+    baseline, result = report["baseline"], report["result"]
+    rows = []
+    for number, (name, before) in enumerate(baseline["scores"].items()):
+        after = result["scores"][name]
+        label = name if number else f"{name} ({report['metric']['better']} is better)"
         change = f"{after - before:+.4f}" if None not in (before, after) else ""
-        name = f"{report['metric']['name']} ({report['metric']['better']} is better)"
-        made.add_row(name, metric_text(before), metric_text(after), change)
+        rows.append([label, metric_text(before), metric_text(after), change])
     if baseline["latency"]:
         before, after = baseline["latency"], result["latency"]
         change = speed_text(before["median"], after["median"])
-        made.add_row("latency, median", *map(_median, (before, after)), change)
-        made.add_row("latency, 10% to 90%", *map(_spread, (before, after)), "")
-    for name, key in (("size on disk", "size_nbytes"), ("memory", "memory_nbytes")):
-        sizes = baseline[key], result[key]
-        made.add_row(name, *map(size_text, sizes), share_text(sizes[1], sizes[0]))
-    return made
+        rows.append(["latency, median", _median(before), _median(after), change])
+        rows.append(["latency, 10% to 90%", _spread(before), _spread(after), ""])
+    for label, key in (("size on disk", "size_nbytes"), ("peak memory", "memory_nbytes")):
+        before, after = baseline[key], result[key]
+        rows.append([label, size_text(before), size_text(after), share_text(after, before)])
+    return rows
 
 
 def place_text(at: dict[str, Any]) -> str:
@@ -157,7 +166,9 @@ def benchmark_table(result: dict[str, Any]) -> Table:
     own = result["rows"][0]["median"]
     for number, row in enumerate(result["rows"]):
         compared = speed_text(row["median"], own) if number else ""
-        sizes = [size_text(row[key]) if row[key] else "" for key in ("size_nbytes", "memory_nbytes")]
+        sizes = [
+            size_text(row[key]) if row[key] else "" for key in ("size_nbytes", "memory_nbytes")
+        ]
         made.add_row(row["what"], time_text(row["median"]), _spread(row), compared, *sizes)
     return made
 

@@ -1,7 +1,7 @@
-"""What a metric is: a function from a model's outputs and the labels to one number."""
+"""What a metric is: a function from a model's outputs and the labels to a number, or several."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Inputs = dict[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
 Results = Iterable[tuple[Outputs, Any]]
-Function = Callable[[Results], float]
+Function = TypeVar("Function", bound=Callable[[Results], float | dict[str, float]])
 
 
 def better(direction: Literal["higher", "lower"]) -> Callable[[Function], Function]:

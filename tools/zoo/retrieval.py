@@ -110,6 +110,13 @@ def mrr(results: Results) -> float:
     return float((1.0 / ranks(results)).mean())
 
 
+@better("higher")
+def quality(results: Results) -> dict[str, float]:
+    """Both scores: top-1, then the mean reciprocal rank; see `ranks`."""
+    found = ranks(results)
+    return {"top-1": float((found == 1).mean()), "mean reciprocal rank": float((1 / found).mean())}
+
+
 def ranks(results: Results) -> NDArray[np.int64]:
     """Rank of every query's own document by cosine similarity, 1 for the nearest.
 
@@ -170,7 +177,7 @@ def main() -> None:
             tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
             states = model(**tensors).last_hidden_state.numpy()
             results.append(({"last_hidden_state": states}, labels))
-    print(f"top-1 {top1(results):.4f}, mean reciprocal rank {mrr(results):.4f}")
+    print(", ".join(f"{name} {score:.4f}" for name, score in quality(results).items()))
 
 
 if __name__ == "__main__":

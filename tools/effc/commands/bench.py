@@ -1,6 +1,6 @@
 """`effc bench`: latency, memory and size side by side in one run."""
 
-import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +16,7 @@ def command(
     peers: Annotated[
         str, typer.Option("--peers", help="Comma-separated: onnxruntime, openvino, torch.")
     ] = "",
+    inputs: shared.Inputs = None,
     sizes: shared.Sizes = None,
     threads: shared.Threads = 0,
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Interleaved rounds.")] = 15,
@@ -23,18 +24,19 @@ def command(
     as_json: shared.AsJson = False,
 ) -> None:
     """Measure an artifact, and what it is compared with, in interleaved rounds."""
-    from effc.benchmark import run_benchmark
+    from effc.benchmark import Contest, run_benchmark
     from effc.progress import progress_on_stderr
 
-    names = [name for name in peers.split(",") if name]
-    with progress_on_stderr(quiet=as_json) as progress:
-        result = run_benchmark(
-            out, against, names, shared.parse_sizes(sizes), threads, rounds, progress
-        )
+    names = [name.strip() for name in peers.split(",") if name.strip()]
+    contest = Contest(
+        Path(out), against, names, inputs or [], shared.parse_sizes(sizes), threads, rounds
+    )
+    with progress_on_stderr() as progress:
+        result = run_benchmark(contest, progress)
     if as_json:
-        typer.echo(json.dumps(result, indent=1))
-        return
-    _print(result, profile)
+        shared.print_json(result)
+    else:
+        _print(result, profile)
 
 
 def _print(result: dict[str, Any], profile: bool) -> None:
@@ -42,5 +44,7 @@ def _print(result: dict[str, Any], profile: bool) -> None:
 
     parts = [benchmark_table(result)]
     if profile:
-        parts.append(kernel_table(result, count=10_000))
+        parts.append(kernel_table(result["profile"], count=len(result["profile"])))
     typer.echo(render(parts), nl=False)
+    for note in result["notes"]:
+        typer.echo(f"note: {note}")

@@ -1,6 +1,5 @@
 """`effc compile`: the whole way from a model to an artifact."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,11 +9,16 @@ from effc.commands import options as shared
 
 
 def command(
-    model: shared.Model = "",
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help=shared.MODEL_HELP)] = "",
     out: Annotated[str, typer.Option("-o", "--out", help="The artifact folder to write.")] = "out",
-    target: shared.TargetName = "native",
+    target: Annotated[
+        str | None, typer.Option("--target", show_default="native", help=shared.TARGET_HELP)
+    ] = None,
     passes: Annotated[
-        str | None, typer.Option("-p", "--passes", help="The pipeline after the clean passes.")
+        str | None,
+        typer.Option(
+            "-p", "--passes", show_default="quantize", help="The pipeline after the clean passes."
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("-c", "--recipe", help="A YAML file with these settings.")
@@ -32,19 +36,18 @@ def command(
     ] = None,
     max_latency: Annotated[str | None, typer.Option("--max-latency", hidden=True)] = None,
     max_memory: Annotated[str | None, typer.Option("--max-memory", hidden=True)] = None,
-    tune: Annotated[int | None, typer.Option("--tune", hidden=True)] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", help="Layers to leave alone (a pattern).")
-    ] = None,
-    rules: Annotated[
-        list[str] | None, typer.Option("--set", help='Options per layer: "encoder.*:bits=8".')
-    ] = None,
+    tune: Annotated[str | None, typer.Option("--tune", hidden=True)] = None,
+    exclude: shared.Exclude = None,
+    rules: shared.Rules = None,
     sizes: shared.Sizes = None,
     threads: shared.Threads = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of all randomness.")] = 0,
+    seed: shared.Seed = 0,
     resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Reuse statistics of earlier runs.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--resume/--no-resume", show_default="resume", help="Reuse earlier runs' statistics."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Run the passes and print; build nothing.")
     ] = False,
@@ -77,15 +80,13 @@ def _merged(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
     from effc.recipe import read_recipe
 
     settings = read_recipe(Path(recipe)) if recipe else {}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    if settings.get("target") and chosen.get("target") == "native":
-        chosen.pop("target")
-    return settings | chosen
+    return settings | {name: value for name, value in given.items() if value is not None}
 
 
 def _run(settings: dict[str, Any], out: Path, dry_run: bool, as_json: bool) -> None:
-    from effc.compiler import Compilation, Sources
+    from effc.compiler import Compilation
     from effc.ir.errors import UsageError
+    from effc.preparation import Sources
     from effc.progress import progress_on_stderr
     from effc.recipe import make_recipe
 
@@ -95,33 +96,39 @@ def _run(settings: dict[str, Any], out: Path, dry_run: bool, as_json: bool) -> N
     with progress_on_stderr() as progress:
         compilation = Compilation(recipe, Sources(recipe.model), progress)
         if dry_run:
-            compilation.prepare()
-            rows = [*compilation.clean.to_json(), *compilation.transformed().to_json()]
+            rows = compilation.plan()
         else:
-            artifact = compilation.run(out)
+            report = compilation.run(out).report
     if dry_run:
-        _print_plan(rows, as_json)
+        _print_plan(rows, compilation.notes, as_json)
     else:
-        _print_result(artifact.report, out, as_json)
+        _print_result(report, out, as_json)
 
 
-def _print_plan(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _print_plan(rows: list[dict[str, Any]], notes: list[str], as_json: bool) -> None:
+    from effc.explanation import layers_of
     from effc.tables import layer_table, pass_table, render
 
     if as_json:
-        typer.echo(json.dumps(rows, indent=1, default=str))
+        shared.print_json(rows)
         return
-    plan = {"clean": rows, "passes": [], "lowering": []}
-    typer.echo(render([pass_table(plan), layer_table(rows)]), nl=False)
+    parts = [pass_table(rows)]
+    if layers := layers_of(rows):
+        parts.append(layer_table(layers))
+    typer.echo(render(parts), nl=False)
+    for note in notes:
+        typer.echo(f"note: {note}")
 
 
 def _print_result(report: dict[str, Any], out: Path, as_json: bool) -> None:
     from effc.tables import comparison_table, render
 
     if as_json:
-        typer.echo(json.dumps(report, indent=1, default=str))
+        shared.print_json(report)
         return
     typer.echo(render([comparison_table(report)]), nl=False)
-    for note in [*report["notes"], *report["verdict"]["problems"]]:
+    for note in report["notes"]:
         typer.echo(f"note: {note}")
+    for problem in report["verdict"]["problems"]:
+        typer.echo(f"problem: {problem}")
     typer.echo(f'The artifact lies in {out}; load it with effc.load("{out}"), or `effc run {out}`.')

@@ -1,6 +1,5 @@
 """`effc eval`: task quality of an artifact or a model."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -21,19 +20,21 @@ def command(
 ) -> None:
     """Measure the task quality of an artifact, or of a model in PyTorch."""
     from effc.backends.artifact import MANIFEST
-    from effc.evaluation import evaluate_artifact, evaluate_model
+    from effc.evaluation import Question, evaluate_artifact, evaluate_model
     from effc.metrics import metric_of
     from effc.progress import progress_on_stderr
 
     chosen = metric_of(metric or "top1")
-    with progress_on_stderr(quiet=as_json) as progress:
+    with progress_on_stderr() as progress:
+        question = Question(data, chosen, tokenizer, progress)
         if (Path(subject) / MANIFEST).is_file():
-            value = evaluate_artifact(subject, data, chosen, tokenizer, threads, progress)
+            scores = evaluate_artifact(subject, question, threads)
         else:
-            value = evaluate_model(
-                subject, data, chosen, tokenizer, inputs or [], trust_pickle, progress
-            )
+            scores = evaluate_model(subject, question, inputs or [], trust_pickle)
     if as_json:
-        typer.echo(json.dumps({"metric": chosen.name, "better": chosen.better, "value": value}))
-    else:
-        typer.echo(f"{chosen.name}: {value:.6g}")
+        value = next(iter(scores.values()))
+        facts = {"metric": chosen.name, "better": chosen.better, "value": value, "scores": scores}
+        shared.print_json(facts)
+        return
+    for name, value in scores.items():
+        typer.echo(f"{name}: {value:.6g}")

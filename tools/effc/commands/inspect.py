@@ -1,6 +1,5 @@
 """`effc inspect`: what a model is, and what a target cannot do with it."""
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -22,19 +21,22 @@ def command(
     from effc.ir.errors import UnsupportedError
     from effc.ir.target import Target
     from effc.ir.trace import open_model
-    from effc.passes.clean.pipeline import CLEAN
-    from effc.passes.manager import PassManager
+    from effc.preparation import cleaned
+    from effc.progress import progress_on_stderr
 
     wanted = Target.parse(target)
     notes: list[str] = []
-    program = open_model(model, inputs=inputs or [], trust_pickle=trust_pickle, notes=notes)
-    clean = PassManager.parse(CLEAN).run(program).program
+    with progress_on_stderr() as progress:
+        progress("read model", 0, 1)
+        program = open_model(model, inputs=inputs or [], trust_pickle=trust_pickle, notes=notes)
+        progress("read model", 1, 1)
+        clean = cleaned(program, progress).program
     facts = describe(clean, shared.parse_sizes(sizes))
     facts["notes"] = notes
     missing = backend_of(wanted.backend).unsupported(clean, wanted)
     facts["target"] = {"name": wanted.name, "unsupported": [vars(entry) for entry in missing]}
     if as_json:
-        typer.echo(json.dumps(facts, indent=1))
+        shared.print_json(facts)
     else:
         _print(facts)
     if missing:
@@ -74,7 +76,7 @@ def unique_weights(program: Any) -> list[Any]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from effc.tables import size_text
+    from effc.units import size_text
 
     at = ", ".join(f"{name}={value}" for name, value in facts["sizes"].items())
     typer.echo(facts["name"])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import json
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +15,7 @@ def targets(as_json: shared.AsJson = False) -> None:
 
     rows = [dataclasses.asdict(target) for target in known_targets().values()]
     if as_json:
-        typer.echo(json.dumps({"targets": rows, "planned": PLANNED}, indent=1))
+        shared.print_json({"targets": rows, "planned": PLANNED})
         return
     for row in rows:
         typer.echo(f"{row['name']:<16} backend {row['backend']}, cpu {row['cpu'] or '-'}, "
@@ -36,7 +35,7 @@ def passes(
     names = [name] if name else list(PASSES)
     facts = [_describe(each, pass_class(each)) for each in names]
     if as_json:
-        typer.echo(json.dumps(facts, indent=1, default=str))
+        shared.print_json(facts)
         return
     for entry in facts:
         typer.echo(f"{entry['name']:<18} {entry['summary']}")

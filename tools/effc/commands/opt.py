@@ -1,12 +1,15 @@
 """`effc opt`: run passes only."""
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from effc.commands import options as shared
+
+if TYPE_CHECKING:
+    from effc.optimise import Optimisation, Views
+    from effc.recipe import Recipe
 
 
 def command(
@@ -33,45 +36,64 @@ def command(
         str | None,
         typer.Option("--bisect", help="Find the first pass after which this command fails."),
     ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option("--exclude", help="Layers to leave alone (a pattern).")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    exclude: shared.Exclude = None,
+    rules: shared.Rules = None,
+    seed: shared.Seed = 0,
     trust_pickle: shared.TrustPickle = False,
     as_json: shared.AsJson = False,
 ) -> None:
     """Run passes on MODEL and write the result as .pt2, or print it."""
-    from effc.ir.data import open_data
+    from effc.optimise import Views
+    from effc.recipe import make_recipe
+
+    recipe = make_recipe({
+        "model": model, "target": target, "passes": passes, "inputs": inputs or [],
+        "calib": calib, "tokenizer": tokenizer, "exclude": exclude or [], "set": rules or [],
+        "seed": seed, "trust_pickle": trust_pickle,
+    })  # fmt: skip
+    folder = Path(dump) if dump else None
+    views = Views(folder, print_after, compare, limit, lambda text: typer.echo(text, err=as_json))
+    if bisect:
+        _bisect(recipe, bisect)
+    else:
+        _optimise(recipe, views, out, as_json)
+
+
+def _bisect(recipe: "Recipe", command: str) -> None:
+    from effc.optimise import Optimisation
+    from effc.progress import progress_on_stderr
+
+    with progress_on_stderr() as progress:
+        optimisation = Optimisation(recipe, progress)
+        optimisation.open()
+        found = optimisation.bisect(command)
+    _print_notes(optimisation)
+    typer.echo(found)
+
+
+def _optimise(recipe: "Recipe", views: "Views", out: str | None, as_json: bool) -> None:
     from effc.ir.export.pt2 import save_program
-    from effc.ir.target import Target
     from effc.ir.text import program_text
-    from effc.ir.trace import open_model
-    from effc.optimise import bisected, instruments_for
-    from effc.passes.base import PassContext
-    from effc.passes.manager import PassManager
+    from effc.optimise import Optimisation
+    from effc.progress import progress_on_stderr
     from effc.tables import pass_table, render
 
-    program = open_model(model, inputs=inputs or [], trust_pickle=trust_pickle)
-    data = None
-    if calib:
-        data = open_data(calib, program.signature, program.symbols, tokenizer=tokenizer)
-    context = PassContext(
-        target=Target.parse(target), calibration=data, exclude=tuple(exclude or ()), seed=seed
-    )
-    manager = PassManager.parse(passes)
-    if bisect:
-        typer.echo(bisected(manager, program, context, bisect))
-        return
-    instruments = instruments_for(
-        program, Path(dump) if dump else None, print_after, compare, limit, typer.echo
-    )
-    report = PassManager(manager.passes, instruments).run(program, context)
+    with progress_on_stderr() as progress:
+        optimisation = Optimisation(recipe, progress)
+        optimisation.open()
+        report = optimisation.run(views)
     if out:
         save_program(report.program, Path(out))
+    _print_notes(optimisation)
+    rows = report.to_json()
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=1, default=str))
+        shared.print_json(rows)
         return
-    if not out and not print_after:
+    if not out and not views.print_after:
         typer.echo(program_text(report.program), nl=False)
-    plan = {"clean": report.to_json(), "passes": [], "lowering": []}
-    typer.echo(render([pass_table(plan)]), nl=False, err=True)
+    typer.echo(render([pass_table(rows)]), nl=False, err=True)
+
+
+def _print_notes(optimisation: "Optimisation") -> None:
+    for note in optimisation.notes:
+        typer.echo(f"note: {note}", err=True)

@@ -1,16 +1,13 @@
 """Options several commands share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A .pt2, .pt or .onnx file, a Hugging Face folder, or package.module:factory.",
-    ),
-]
+MODEL_HELP = "A .pt2 or .pt file, a Hugging Face folder, or package.module:factory."
+TARGET_HELP = "What to build for; `effc targets` lists them."
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Out = Annotated[str, typer.Argument(metavar="OUT", help="An artifact folder.")]
 Inputs = Annotated[
     list[str] | None,
@@ -19,9 +16,7 @@ Inputs = Annotated[
 TrustPickle = Annotated[
     bool, typer.Option("--trust-pickle", help="Load a pickled module; it can run any code.")
 ]
-TargetName = Annotated[
-    str, typer.Option("--target", help="What to build for; `effc targets` lists them.")
-]
+TargetName = Annotated[str, typer.Option("--target", help=TARGET_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads; 0 for all.")]
 Sizes = Annotated[
@@ -35,6 +30,20 @@ Metric = Annotated[
 Tokenizer = Annotated[
     str | None, typer.Option("--tokenizer", help="Tokenizer folder for text data.")
 ]
+Exclude = Annotated[
+    list[str] | None, typer.Option("--exclude", help="Layers to leave alone (a pattern).")
+]
+Rules = Annotated[
+    list[str] | None, typer.Option("--set", help='Options per layer: "encoder.*:bits=8".')
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all randomness.")]
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON document."""
+    from effc.documents import json_text
+
+    typer.echo(json_text(content))
 
 
 def parse_sizes(texts: list[str] | None) -> dict[str, int]:

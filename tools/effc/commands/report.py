@@ -1,6 +1,5 @@
 """`effc report`: the record of a compile."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,8 +23,8 @@ def command(
         from effc.pages import write_page
 
         write_page(report, Path(html))
-        typer.echo(f"wrote {html}")
-    elif as_json:
-        typer.echo(json.dumps(report, indent=1, default=str))
-    else:
+        typer.echo(f"wrote {html}", err=as_json)
+    if as_json:
+        shared.print_json(report)
+    elif not html:
         typer.echo(str(report), nl=False)

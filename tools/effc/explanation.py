@@ -1,0 +1,58 @@
+"""Decisions per layer, drawn from a report."""
+
+import math
+from glob import escape
+from typing import Any
+
+from effc.tables import all_rows
+
+MOST_SENSITIVE = 5
+RATIOS = ("sqnr_db", "weight_sqnr_db")
+
+
+def explained(report: dict[str, Any]) -> dict[str, Any]:
+    """Decisions per layer with their share of the time, and every refusal, from a report.
+
+    Returns:
+        `layers`: notes by layer; `refusals`: what was left alone, by which rule and why;
+        `most_sensitive`: patterns of the layers with the lowest signal-to-noise ratio.
+    """
+    layers = layers_of(report["passes"])
+    shares = _time_shares(report["profile"])
+    for name, notes in layers.items():
+        notes["time_share"] = shares.get(name.partition("#")[0], 0.0)
+    refusals = [
+        {"pass": row["text"], "rule": entry["rule"], "reason": entry["reason"], "source": source}
+        for row in all_rows(report)
+        for entry in row["refusals"]
+        for source in entry["sources"]
+    ]
+    order = sorted(layers, key=lambda name: _ratio(layers[name]))
+    names = dict.fromkeys(name.partition("#")[0] for name in order)
+    return {
+        "layers": layers,
+        "refusals": refusals,
+        "most_sensitive": [escape(name) for name in [*names][:MOST_SENSITIVE]],
+    }
+
+
+def layers_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Notes per layer of some passes; a later pass adds to an earlier one's."""
+    layers: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        for name, notes in row["notes"].get("layers", {}).items():
+            layers[name] = {**layers.get(name, {}), **notes}
+    return layers
+
+
+def _time_shares(profile: list[dict[str, Any]]) -> dict[str, float]:
+    total = sum(row["seconds"] for row in profile) or 1.0
+    shares: dict[str, float] = {}
+    for row in profile:
+        shares[row["source"]] = shares.get(row["source"], 0.0) + row["seconds"] / total
+    return shares
+
+
+def _ratio(notes: dict[str, Any]) -> float:
+    ratios = [notes[name] for name in RATIOS if isinstance(notes.get(name), int | float)]
+    return min(ratios, default=math.inf)
