@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import fx
 
-from effc.passes.bits.activation_plan import ActivationPlan
+from effc.passes.bits.activation_plan import ActivationMode, ActivationPlan, Dynamic
+from effc.passes.bits.encoding import Encoding
 from effc.passes.bits.layers import Layer, Selection
 from effc.passes.bits.weights import WeightPacker
 
@@ -17,6 +18,7 @@ def describe(
     selection: Selection,
     plan: ActivationPlan,
     packer: WeightPacker,
+    mode: ActivationMode,
     notes: Notes,
 ) -> None:
     """Add a note for every layer of one method; a name that comes again gets a number.
@@ -26,6 +28,7 @@ def describe(
         selection: The layers.
         plan: What their activations become.
         packer: Has the codes of the weights.
+        mode: What the user asked for.
         notes: By layer name; added to.
     """
     for layer in selection.layers:
@@ -38,24 +41,36 @@ def describe(
         notes[name] = {
             "weight": f"int8 per {what}",
             "weight_sqnr_db": _rounded(weight.sqnr_db),
-            **(_activation(layer, plan) if layer.kind != "embedding" else {}),
+            **(_activation(layer, plan, mode) if layer.kind != "embedding" else {}),
         }
 
 
-def _activation(layer: Layer, plan: ActivationPlan) -> dict[str, Any]:
+def _activation(layer: Layer, plan: ActivationPlan, mode: ActivationMode) -> dict[str, Any]:
     for static in plan.static:
         if layer.value in static.group.values:
-            encoding = static.encoding
-            text = f"scale={encoding.scale:.6g} zero_point={encoding.zero_point}"
-            sqnr = _rounded(encoding.sqnr_db)
-            return {"activation": f"static uint8 {text}", "sqnr_db": sqnr}
+            return _static(static.encoding, mode)
     for dynamic in plan.dynamic:
         if layer.node in dynamic.readers:
-            slices = "image" if layer.kind == "conv2d" else "token"
-            ratios = {"sqnr_db": dynamic.sqnr_db, "static_sqnr_db": dynamic.static_db}
-            known = {name: _rounded(value) for name, value in ratios.items() if value is not None}
-            return {"activation": f"dynamic uint8 per {slices}", **known}
+            return _dynamic(dynamic, "image" if layer.kind == "conv2d" else "token", mode)
     return {}
+
+
+def _static(encoding: Encoding, mode: ActivationMode) -> dict[str, Any]:
+    why = f"one static scale promises {encoding.sqnr_db:.1f} dB"
+    return {
+        "activation": f"static uint8 scale={encoding.scale:.6g} zero_point={encoding.zero_point}",
+        "sqnr_db": _rounded(encoding.sqnr_db),
+        "why": why if mode == "auto" else f"activations={mode}",
+    }
+
+
+def _dynamic(dynamic: Dynamic, slices: str, mode: ActivationMode) -> dict[str, Any]:
+    ratios = {"sqnr_db": dynamic.sqnr_db, "static_sqnr_db": dynamic.static_db}
+    known = {name: _rounded(value) for name, value in ratios.items() if value is not None}
+    why = "no calibration data" if mode == "auto" else f"activations={mode}"
+    if dynamic.static_db is not None:
+        why = f"one static scale promises only {dynamic.static_db:.1f} dB"
+    return {"activation": f"dynamic uint8 per {slices}", **known, "why": why}
 
 
 def _rounded(decibel: float) -> float | None:

@@ -75,7 +75,7 @@ class Quantize(Pass):
             refusals += selection.refusals
             plan = plan_activations(program, method, selection.products, ctx, self._choice())
             editor = Editor(program, method, RULE)
-            describe(editor.module, selection, plan, packer, layers)
+            describe(editor.module, selection, plan, packer, self.activations, layers)
             _write(editor, selection, plan, packer)
             is_changed |= editor.finish()
         return Outcome(is_changed, {"layers": layers}, tuple(refusals))

@@ -45,8 +45,12 @@ def aliased(program: Program, node: fx.Node, source: Placement) -> Placement | N
         node: A call of a view operator.
         source: Where its first argument lies.
     """
-    rule = RULES.get(op_name(node).split(".")[1], _reshape)
-    return rule(program, node, source)
+    return RULES[op_name(node).split(".")[1]](program, node, source)
+
+
+def has_rule(node: fx.Node) -> bool:
+    """Whether it is known how a view operator looks at memory."""
+    return op_name(node).split(".")[1] in RULES
 
 
 def _permute(program: Program, node: fx.Node, source: Placement) -> Placement:
@@ -194,11 +198,16 @@ def contiguous(root: fx.Node, shape: tuple[Size, ...]) -> Placement:
     return Placement(root, 0, shape, strides)
 
 
+RESHAPES = """
+_unsafe_view alias detach flatten reshape squeeze unflatten unsqueeze view view_as
+""".split()
 RULES = {
+    **dict.fromkeys(RESHAPES, _reshape),
     "permute": _permute,
     "transpose": _transpose,
     "t": _matrix_transpose,
     "expand": _expand,
+    "expand_as": _expand,
     "slice": _slice,
     "select": _select,
     "unfold": _unfold,

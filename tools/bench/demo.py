@@ -7,8 +7,6 @@ documentation of Python's standard library.
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from bench.page import write_section
 from effc.artifact import Artifact
 from effc.compiler import Compilation
@@ -16,10 +14,11 @@ from effc.ir.errors import EffcError
 from effc.preparation import Sources
 from effc.progress import progress_on_stderr
 from effc.recipe import make_recipe
-from effc.tables import comparison_table
+from effc.tables import comparison_table, render
 from zoo.minilm import minilm_folder
 
 OUT = Path("out/minilm")
+WIDTH = 100
 SETTINGS = {
     "model": str(minilm_folder()),
     "calib": "zoo.retrieval:calibration",
@@ -45,7 +44,7 @@ def main() -> int:
         return error.exit_code
     table = comparison_table(artifact.report)
     table.title = "all-MiniLM-L6-v2, int8"
-    Console(highlight=False).print(table)
+    print(render([table], width=WIDTH))
     print(f"The artifact lies in {OUT}. To load it:\n")
     print(f'    import effc\n    model = effc.load("{OUT}")')
     print("    states = model(input_ids, attention_mask)  # numpy or torch\n")

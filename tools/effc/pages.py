@@ -96,11 +96,16 @@ def _sensitivity(report: dict[str, Any]) -> str:
     ]
     top = max((notes["sqnr_db"] for _, notes in layers), default=1.0)
     rows = [
-        [escape(name), escape(notes.get("activation", "")), f"{notes['sqnr_db']:.1f} dB",
-         _bar(notes["sqnr_db"] / top)]
+        [escape(name), escape(_format(notes)), f"{notes['sqnr_db']:.1f} dB",
+         _bar(notes["sqnr_db"] / top), escape(notes.get("why", ""))]
         for name, notes in sorted(layers, key=lambda entry: entry[1]["sqnr_db"])
     ]  # fmt: skip
-    return _table(["layer", "activation", "SQNR", ""], rows, {2})
+    return _table(["layer", "format", "SQNR", "", "why"], rows, {2})
+
+
+def _format(notes: dict[str, Any]) -> str:
+    activation = notes.get("activation", "").partition(" scale=")[0]
+    return ", ".join(part for part in (notes.get("weight", ""), activation) if part)
 
 
 def _time(report: dict[str, Any]) -> str:

@@ -13,12 +13,12 @@ from rich.text import Text
 from effc.units import decibel_text, metric_text, share_text, size_text, speed_text, time_text
 
 COMPARED = ("float32 baseline", "compiled", "change")
-NARROWEST, USUAL, WIDEST = 80, 100, 120
+NARROWEST, USUAL, WIDEST = 80, 120, 140
 Justify = Literal["left", "right"]
 
 
 def render(parts: Iterable[RenderableType], width: int | None = None) -> str:
-    """Tables as plain text, as wide as the terminal; 100 columns where there is none."""
+    """Tables as plain text, as wide as the terminal; 120 columns where there is none."""
     if width is None:
         columns = shutil.get_terminal_size((USUAL, 24)).columns
         width = min(max(columns, NARROWEST), WIDEST)
@@ -142,13 +142,14 @@ def kernel_table(profile: list[dict[str, Any]], count: int = 12) -> Table:
 def layer_table(layers: dict[str, dict[str, Any]]) -> Table:
     """What was decided for each layer, with its share of the time where that is known."""
     with_time = any("time_share" in notes for notes in layers.values())
-    columns = ["layer", "weight", "activation", "SQNR", *(["time"] if with_time else [])]
+    columns = ["layer", "weight", "activation", "SQNR", *(["time"] if with_time else []), "why"]
     made = table("layers", *columns, numbers=("SQNR", "time"))
     for layer, notes in layers.items():
         activation = str(notes.get("activation", "")).partition(" scale=")[0]
         cells = [layer, str(notes.get("weight", "")), activation, _layer_decibel(notes)]
         if with_time:
             cells.append(f"{notes['time_share']:.1%}")
+        cells.append(str(notes.get("why", "")))
         made.add_row(*map(Text, cells))
     return made
 

@@ -23,7 +23,7 @@ def command(
     profile: Annotated[bool, typer.Option("--profile", help="Print the time per kernel.")] = False,
     as_json: shared.AsJson = False,
 ) -> None:
-    """Measure an artifact, and what it is compared with, in interleaved rounds."""
+    """Measure an artifact side by side with peers."""
     from effc.benchmark import Contest, run_benchmark
     from effc.progress import progress_on_stderr
 

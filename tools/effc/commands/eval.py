@@ -18,7 +18,7 @@ def command(
     trust_pickle: shared.TrustPickle = False,
     as_json: shared.AsJson = False,
 ) -> None:
-    """Measure the task quality of an artifact, or of a model in PyTorch."""
+    """Measure the task quality of an artifact or a model."""
     from effc.backends.artifact import MANIFEST
     from effc.evaluation import Question, evaluate_artifact, evaluate_model
     from effc.metrics import metric_of

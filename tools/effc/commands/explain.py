@@ -15,7 +15,7 @@ def command(
     ] = None,
     as_json: shared.AsJson = False,
 ) -> None:
-    """Show what was decided for each layer, what was left alone, and a list to exclude."""
+    """Show what was decided for each layer, and why."""
     from effc.artifact import Artifact
     from effc.explanation import explained
 

@@ -16,7 +16,7 @@ def command(
     trust_pickle: shared.TrustPickle = False,
     as_json: shared.AsJson = False,
 ) -> None:
-    """Show inputs, operators and cost of MODEL, and everything a target does not support."""
+    """Show what a MODEL is, and everything a target lacks for it."""
     from effc.backends.base import backend_of
     from effc.ir.errors import UnsupportedError
     from effc.ir.target import Target

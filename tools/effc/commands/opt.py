@@ -42,7 +42,7 @@ def command(
     trust_pickle: shared.TrustPickle = False,
     as_json: shared.AsJson = False,
 ) -> None:
-    """Run passes on MODEL and write the result as .pt2, or print it."""
+    """Run passes on a MODEL and write the result as .pt2."""
     from effc.optimise import Views
     from effc.recipe import make_recipe
 

@@ -11,5 +11,5 @@ def tune() -> None:
 
 
 def export() -> None:
-    """Write the compressed model in another ecosystem's form (not available yet)."""
+    """Write another ecosystem's form (not available yet)."""
     raise NotAvailableError("effc export")

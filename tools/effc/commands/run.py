@@ -18,7 +18,7 @@ def command(
     ] = None,
     threads: shared.Threads = 0,
 ) -> None:
-    """Run an artifact; without --input its sample, whose outputs are checked."""
+    """Run an artifact on inputs, or check its sample."""
     import numpy as np
 
     from effc.artifact import Artifact
