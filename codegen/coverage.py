@@ -11,6 +11,7 @@ from effc.ir.errors import Unsupported
 from effc.ir.opspec import Kind, kind_of, op_name
 from effc.ir.program import Program
 from effc.ir.provenance import source
+from effc.passes.lower.views import has_rule
 
 POOLS = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d")
 
@@ -19,8 +20,10 @@ def has_code(node: fx.Node) -> bool:
     """Whether some kernel family computes a node's operator."""
     name = op_name(node)
     kind = kind_of(node)
-    if kind in (Kind.VIEW, Kind.SCALAR):
-        return not (name == "getitem" and isinstance(node.args[0].meta["val"], tuple | list))
+    if kind == Kind.SCALAR:
+        return True
+    if kind == Kind.VIEW:
+        return name != "getitem" and has_rule(node)
     if not isinstance(node.meta.get("val"), torch.Tensor):
         return False
     base = arithmetic.base_name(name)
