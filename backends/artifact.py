@@ -4,7 +4,8 @@ import hashlib
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from sympy import Expr
 
 from effc.ir import symbols
 from effc.ir.program import DTYPES, Program, Signature, TensorSpec, dtype_name
@@ -26,7 +27,9 @@ def _is_plain(name: str) -> str:
 
 
 def _is_size(text: str) -> str:
-    symbols.parse(text)
+    size = symbols.parse(text)
+    if isinstance(size, int) and size < 0:
+        raise ValueError(f"{text} is no size")
     return text
 
 
@@ -58,11 +61,17 @@ class SymbolEntry(_Entry):
     minimum: int = Field(ge=0)
     maximum: int
 
+    @model_validator(mode="after")
+    def _is_range(self) -> "SymbolEntry":
+        if self.maximum < self.minimum:
+            raise ValueError(f"{self.name} ranges from {self.minimum} to {self.maximum}")
+        return self
+
 
 class FileEntry(_Entry):
     """A file of the artifact and what it must contain."""
 
-    nbytes: int
+    nbytes: int = Field(ge=0)
     digest: str
 
     @classmethod
@@ -104,6 +113,15 @@ class Manifest(_Entry):
     records: dict[FileName, FileEntry] = {}
     digest: str = ""
 
+    @model_validator(mode="after")
+    def _has_symbols(self) -> "Manifest":
+        known = {symbol.name for symbol in self.symbols}
+        for entry in (*self.inputs, *self.outputs):
+            for size in map(symbols.parse, entry.shape):
+                if unknown := set() if isinstance(size, int) else _names(size) - known:
+                    raise ValueError(f"{entry.name} has the unknown size {min(unknown)}")
+        return self
+
     @property
     def signature(self) -> Signature:
         """Inputs and outputs as a program has them."""
@@ -127,6 +145,10 @@ class Manifest(_Entry):
         """The same with the records a folder holds."""
         found = {name: FileEntry.of(folder / name) for name in RECORDS if (folder / name).exists()}
         return self.model_copy(update={"records": found}).sealed()
+
+
+def _names(size: Expr) -> set[str]:
+    return {symbol.name for symbol in size.free_symbols}
 
 
 def _specs(entries: list[TensorEntry]) -> tuple[TensorSpec, ...]:

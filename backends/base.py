@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from effc.ir.errors import TargetError, Unsupported
-from effc.ir.program import Program
+from effc.ir.program import Program, dtype_name
 from effc.ir.target import Target
 from effc.passes.report import PassRow
 
@@ -16,6 +17,9 @@ BACKENDS = {
     "tvm_cpu": "effc.backends.tvm_cpu.backend:CpuBackend",
     "eager": "effc.backends.eager.backend:EagerBackend",
 }
+
+
+WITHOUT_ARRAYS = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @dataclass(frozen=True)
@@ -74,3 +78,17 @@ def backend_of(name: str) -> Backend:
     module, _, attribute = BACKENDS[name].partition(":")
     backend: Backend = getattr(importlib.import_module(module), attribute)()
     return backend
+
+
+def without_arrays(program: Program) -> list[Unsupported]:
+    """Inputs and outputs of element types a caller has no arrays of."""
+    signature = program.signature
+    named = [("input", spec) for spec in signature.inputs]
+    named += [("output", spec) for spec in signature.outputs]
+    return [
+        Unsupported(
+            f"{kind} {spec.name}", "", f"{dtype_name(spec.dtype)} arrays have no numpy form"
+        )
+        for kind, spec in named
+        if spec.dtype in WITHOUT_ARRAYS
+    ]

@@ -59,7 +59,8 @@ def _parsed(path: Path) -> Manifest:
 
 def _reason(error: ValidationError) -> str:
     first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    where = "".join(f"{place}: " for place in [".".join(map(str, first["loc"]))] if place)
+    return f"{where}{first['msg'].removeprefix('Value error, ')}"
 
 
 def check_file(path: Path, entry: FileEntry, check: bool = True) -> None:

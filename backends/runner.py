@@ -133,10 +133,10 @@ def as_array(name: str, value: Any) -> np.ndarray:
         return value
     try:
         if isinstance(value, torch.Tensor):
-            return value.detach().cpu().numpy()
+            return value.detach().cpu().resolve_conj().resolve_neg().numpy()
         if hasattr(value, "__dlpack__"):
             return np.from_dlpack(value)
-    except (TypeError, RuntimeError, BufferError) as error:
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"input {name} cannot be read as an array: {error}") from error
     raise InputError(f"input {name} is a {type(value).__name__}, expected an array or tensor")
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from effc.backends.artifact import Manifest
-from effc.backends.base import Built
-from effc.ir.errors import ArtifactError, Unsupported, UsageError
+from effc.backends.base import Built, without_arrays
+from effc.ir.errors import ArtifactError, Unsupported, UnsupportedError, UsageError
 from effc.ir.program import Program
 from effc.ir.target import Target
 
@@ -19,13 +19,19 @@ class EagerBackend:
     """Saves a program as `.pt2` and runs it in PyTorch."""
 
     def unsupported(self, program: Program, target: Target) -> list[Unsupported]:
-        """Nothing: PyTorch traced it, PyTorch runs it."""
-        return []
+        """Only inputs and outputs without arrays: PyTorch traced the rest, PyTorch runs it."""
+        return without_arrays(program)
 
     def build(self, program: Program, target: Target, folder: Path) -> Built:
-        """Write `model.pt2`."""
+        """Write `model.pt2`.
+
+        Raises:
+            UnsupportedError: If the program takes or gives types that numpy has no arrays of.
+        """
         from effc.ir.export.pt2 import save_program
 
+        if missing := self.unsupported(program, target):
+            raise UnsupportedError(f"target {target}", missing)
         save_program(program, folder / MODEL)
         return Built()
 
@@ -50,8 +56,10 @@ class EagerSession:
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once on checked inputs."""
-        tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-        return {name: value.numpy() for name, value in self._program.run(tensors).items()}
+        dense = {name: np.require(value, None, ["C", "A", "W"]) for name, value in inputs.items()}
+        tensors = {name: torch.from_numpy(value) for name, value in dense.items()}
+        outputs = self._program.run(tensors)  # may be views of inputs and weights
+        return {name: np.array(value.numpy(), order="C") for name, value in outputs.items()}
 
     def profile(self, inputs: dict[str, np.ndarray]) -> list[tuple[str, float]]:
         """Seconds of one run as a whole; PyTorch's operators are not told apart."""

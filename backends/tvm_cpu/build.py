@@ -4,17 +4,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from effc.backends.base import Built
+from effc.backends.base import Built, without_arrays
 from effc.backends.tvm_cpu.link import link
-from effc.backends.tvm_cpu.weights import write_weights
+from effc.backends.tvm_cpu.weights import weight_header, write_weights
 from effc.codegen import coverage, driver
-from effc.codegen.driver.emit import driver_source, weight_layout
+from effc.codegen.driver.emit import driver_source
+from effc.codegen.driver.weights import WeightFile
 from effc.codegen.executable import Executable, executable_of
 from effc.codegen.objects import write_object
 from effc.ir.errors import Unsupported, UnsupportedError
-from effc.ir.program import FORWARD, Program, dtype_name
+from effc.ir.program import FORWARD, Program
 from effc.ir.target import Target
 from effc.passes.base import PassContext
 from effc.passes.lower.pipeline import FUSE, SPELL_OUT
@@ -24,7 +23,6 @@ from effc.passes.report import PassRow
 
 LIBRARY, WEIGHTS, HEADER = "model.so", "weights.safetensors", "effc.h"
 DRIVER = Path(driver.__file__).parent
-WITHOUT_ARRAYS = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def unsupported(program: Program, target: Target) -> list[Unsupported]:
@@ -66,7 +64,7 @@ def lowered(program: Program, target: Target) -> tuple[Executable, tuple[PassRow
         UnsupportedError: Listing every operator there is no kernel for.
     """
     report = PassManager.parse(SPELL_OUT).run(program, PassContext(target=target))
-    missing = [*_without_arrays(program), *coverage.unsupported(report.program)]
+    missing = [*without_arrays(program), *coverage.unsupported(report.program)]
     if missing:
         raise UnsupportedError(f"target {target}", missing)
     fused = PassManager.parse(FUSE).run(report.program, PassContext(target=target))
@@ -81,24 +79,10 @@ def write_sources(
     """Write what the library is linked from: the driver's source and the kernels' object file."""
     source, kernels = work / "model.c", work / "kernels.o"
     write_object(list(executable.stages.values()), target, kernels)
-    offsets, nbytes = weight_layout(executable.weights)
+    weights = WeightFile.of(executable.weights, weight_header(executable.weights))
     symbols = list(program.symbols.values())
-    source.write_text(driver_source(executable, symbols, target, offsets, nbytes))
+    source.write_text(driver_source(executable, symbols, target, weights))
     return source, kernels
-
-
-def _without_arrays(program: Program) -> list[Unsupported]:
-    """Inputs and outputs of element types a caller has no arrays of."""
-    signature = program.signature
-    named = [("input", spec) for spec in signature.inputs]
-    named += [("output", spec) for spec in signature.outputs]
-    return [
-        Unsupported(
-            f"{kind} {spec.name}", "", f"{dtype_name(spec.dtype)} arrays have no numpy form"
-        )
-        for kind, spec in named
-        if spec.dtype in WITHOUT_ARRAYS
-    ]
 
 
 def _kernel_notes(executable: Executable) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 import _ctypes
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -40,7 +42,7 @@ class Library:
 
     def __init__(self, path: Path, weights: Path, threads: int = 0) -> None:
         self._lock, self._process, self._model = Lock(), os.getpid(), _POINTER()
-        self._library = _loaded(path.resolve())
+        self._library = _loaded(path)
         found = self._library.effc_abi_version()
         if found != ABI_VERSION:
             raise ArtifactError(f"{path} has interface version {found}, expected {ABI_VERSION}")
@@ -70,29 +72,31 @@ class Library:
         sources = (_POINTER * max(len(inputs), 1))(*[array.ctypes.data for array in inputs])
         results = (_POINTER * max(len(outputs), 1))(*[array.ctypes.data for array in outputs])
         times = None if seconds is None else seconds.ctypes.data_as(ctypes.POINTER(ctypes.c_double))
-        with self._lock:
-            self._check_usable()
+        with self._usable():
             if self._library.effc_run_profiled(self._model, sizes, sources, results, times):
                 raise InputError(self._message())
 
     @property
     def memory_nbytes(self) -> int:
         """Bytes of working memory of the last run; 0 once closed."""
+        if self._process != os.getpid():
+            return 0
         with self._lock:
             return int(self._library.effc_memory(self._model)) if self._model else 0
 
     @property
     def step_names(self) -> list[str]:
         """Family and source of every step."""
-        with self._lock:
-            self._check_usable()
+        with self._usable():
             count = self._library.effc_step_count()
             return [self._library.effc_step_name(i).decode() for i in range(count)]
 
     def close(self) -> None:
         """Stop the threads, free the memory and unload the library."""
+        if self._process != os.getpid():
+            return
         with self._lock:
-            if not self._model or self._process != os.getpid():
+            if not self._model:
                 return
             self._library.effc_close(self._model)
             self._model = _POINTER()
@@ -102,11 +106,15 @@ class Library:
         if getattr(self, "_model", None):
             self.close()
 
-    def _check_usable(self) -> None:
-        if not self._model:
-            raise UsageError("the model is closed; load it again with effc.load")
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Hold the lock; a fork may have copied it locked, so the process is checked first."""
         if self._process != os.getpid():
             raise UsageError("the model was loaded before this process was forked; load it again")
+        with self._lock:
+            if not self._model:
+                raise UsageError("the model is closed; load it again with effc.load")
+            yield
 
     def _message(self) -> str:
         return str(self._library.effc_message().decode(errors="replace"))
@@ -114,10 +122,24 @@ class Library:
 
 def _loaded(path: Path) -> ctypes.CDLL:
     try:
-        library = ctypes.CDLL(str(path))
+        library = ctypes.CDLL(_spelled(path.resolve()))
         for name, (result, arguments) in _INTERFACE.items():
             function = getattr(library, name)
             function.restype, function.argtypes = result, arguments
     except (OSError, AttributeError) as error:
-        raise ArtifactError(f"cannot load {path}: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error).rpartition(path.name)[2].lstrip(
+            ": "
+        )
+        raise ArtifactError(f"cannot load {path}: {reason}") from error
     return library
+
+
+def _spelled(path: Path) -> str:
+    """The path of a file, spelled in a way that no other file at the same place is.
+
+    The loader takes a library of the same name for the same library, also when an artifact was
+    replaced since. So the number of the file is written into the name: `//` for 0, `/./` for 1.
+    """
+    info = path.stat()
+    bits = f"{info.st_dev:b}0{info.st_ino:064b}"
+    return f"{path.parent}/{''.join('/' if bit == '0' else './' for bit in bits)}{path.name}"

@@ -22,8 +22,8 @@ def compiler_command() -> list[str]:
         BuildError: If there is none.
     """
     chosen = options.compiler()
-    if chosen:
-        return shlex.split(chosen)
+    if chosen is not None:
+        return _words(chosen)
     for name in ("cc", "gcc", "clang"):
         if shutil.which(name):
             return [name]
@@ -32,6 +32,16 @@ def compiler_command() -> list[str]:
     raise BuildError(
         "no C compiler found; install one, `pip install effc[zig]`, or name one in EFFC_CC"
     )
+
+
+def _words(command: str) -> list[str]:
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise BuildError(f"cannot read EFFC_CC={command!r}: {error}") from error
+    if not words:
+        raise BuildError(f"cannot read EFFC_CC={command!r}: it names no compiler")
+    return words
 
 
 def link(source: Path, objects: list[Path], include: Path, output: Path) -> None:
@@ -56,7 +66,8 @@ def link(source: Path, objects: list[Path], include: Path, output: Path) -> None
         f"-ffile-prefix-map={source.parent}=.",
         f"-I{include}",
         "-shared",
-        f"-Wl,--version-script={exports}",
+        "-Xlinker",  # unlike -Wl, it takes paths with commas
+        f"--version-script={exports}",
         "-o",
         str(output),
         str(source),
@@ -80,9 +91,16 @@ def run(command: list[str]) -> None:
     except OSError as error:
         raise BuildError(f"cannot run {command[0]}: {error.strerror}") from error
     if done.returncode < 0:
-        raise BuildError(f"{command[0]} was ended by {signal.Signals(-done.returncode).name}")
+        raise BuildError(f"{command[0]} was ended by {_signal_name(-done.returncode)}")
     if done.returncode:
         raise BuildError(f"{command[0]} failed: {_reason(done.stderr)}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _reason(output: str) -> str:

@@ -59,7 +59,7 @@ class CpuSession:
     ) -> dict[str, np.ndarray]:
         sizes = bind_sizes(self._signature, self._ranges, inputs)
         outputs = output_arrays(self._manifest, sizes)
-        arrays = [np.ascontiguousarray(inputs[spec.name]) for spec in self._signature.inputs]
+        arrays = [np.require(inputs[s.name], None, ["C", "A"]) for s in self._signature.inputs]
         values = [sizes[name] for name in self._ranges]
         self._library.run(arrays, list(outputs.values()), values, seconds)
         return outputs

@@ -1,37 +1,48 @@
-"""Weights of an artifact: one safetensors file whose data the driver maps as it is."""
+"""Weights of an artifact: one safetensors file whose data the driver maps as it is.
 
+It is written here and not by the library `safetensors`, which orders what is said about the file at
+random: the same weights must give the same bytes.
+"""
+
+import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
-ALIGN = 64
+from effc.codegen.driver.weights import ALIGN
+
 PREFIX = 8
 
 
-def named_for_order(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Weights as padded bytes, under names whose sorted order is the order of the file."""
+def weight_header(weights: dict[str, np.ndarray]) -> bytes:
+    """What the file says about its tensors, so long that the data starts at a multiple of 64 bytes.
+
+    Every tensor is stored as bytes, filled up to a multiple of 64; the metadata has their types.
+    """
     digits = len(str(len(weights)))
-    return {
-        f"{number:0{digits}d}.{name}": _padded(value)
-        for number, (name, value) in enumerate(weights.items())
-    }
-
-
-def _padded(value: np.ndarray) -> np.ndarray:
-    flat = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-    return np.pad(flat, (0, -len(flat) % ALIGN))
+    kinds: dict[str, str] = {}
+    tensors: dict[str, object] = {"__metadata__": kinds}
+    at = 0
+    for number, (name, value) in enumerate(weights.items()):
+        label = f"{number:0{digits}d}.{name}"
+        kinds[label] = f"{value.dtype}{list(value.shape)}"
+        nbytes = _room(value)
+        tensors[label] = {"dtype": "U8", "shape": [nbytes], "data_offsets": [at, at + nbytes]}
+        at += nbytes
+    header = json.dumps(tensors, separators=(",", ":")).encode()
+    return header + b" " * (-(PREFIX + len(header)) % ALIGN)
 
 
 def write_weights(weights: dict[str, np.ndarray], path: Path) -> None:
     """Write the file with every weight, and the data as a whole, at a multiple of 64 bytes."""
-    tensors = named_for_order(weights)
-    kinds = {
-        name: f"{value.dtype}{list(value.shape)}"
-        for name, value in zip(tensors, weights.values(), strict=True)
-    }
-    content = save(tensors, {**kinds, "pad": ""})
-    missing = -(PREFIX + int.from_bytes(content[:PREFIX], "little")) % ALIGN
-    if missing:
-        content = save(tensors, {**kinds, "pad": " " * missing})
-    path.write_bytes(content)
+    header = weight_header(weights)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(PREFIX, "little"))
+        file.write(header)
+        for value in weights.values():
+            file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+            file.write(b"\0" * (_room(value) - value.nbytes))
+
+
+def _room(value: np.ndarray) -> int:
+    return -(-value.nbytes // ALIGN) * ALIGN

@@ -9,7 +9,7 @@
  *
  * Functions that can fail return 0 on success; effc_message() then says what went wrong in the
  * calling thread. Tensors are dense and row-major. A model may be used from several threads; runs
- * of one model follow each other.
+ * of one model follow each other. A process that forks must open its models after that.
  */
 #ifndef EFFC_H
 #define EFFC_H
@@ -70,7 +70,7 @@ const char *effc_step_name(int index);
 int effc_output_shape(int index, const int64_t *symbols, int64_t *shape);
 
 /* Bytes of working memory the last run needed (without weights). */
-size_t effc_memory(const effc_model *model);
+size_t effc_memory(effc_model *model);
 
 #ifdef __cplusplus
 }

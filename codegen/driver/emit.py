@@ -1,29 +1,20 @@
 """Writes the C source of a model's driver: tables, the memory plan, and the steps in a row."""
 
-import json
 from collections.abc import Hashable
-from pathlib import Path
 
-import numpy as np
-import sympy
-from torch.utils._sympy.functions import FloorDiv
-
+from effc.codegen.driver.expressions import c_expression, c_text
+from effc.codegen.driver.weights import ALIGN, WeightFile, fnv1a
 from effc.codegen.executable import Executable, Fill, Pointer, Step
-from effc.ir.errors import BuildError
 from effc.ir.program import TensorSpec
 from effc.ir.symbols import Size, Symbol, product
 from effc.ir.target import Target
-
-HERE = Path(__file__).parent
-ALIGN = 64
 
 
 def driver_source(
     executable: Executable,
     symbols: list[Symbol],
     target: Target,
-    offsets: dict[str, int],
-    nbytes: int,
+    weights: WeightFile,
 ) -> str:
     """The text of `model.c`.
 
@@ -31,40 +22,9 @@ def driver_source(
         executable: What to run.
         symbols: The symbolic dimensions with their ranges, in order.
         target: For processor features and threads.
-        offsets: Bytes of each weight from the start of the weights' data.
-        nbytes: Bytes of all weights.
+        weights: Where each weight lies.
     """
-    return _Emitter(executable, symbols, target, offsets, nbytes).text()
-
-
-def c_expression(size: Size) -> str:
-    """A size as a C expression over int64_t variables named after the symbols."""
-    if isinstance(size, int):
-        return f"INT64_C({size})" if abs(size) > 1 << 30 else str(size)
-    match size:
-        case sympy.Integer():
-            return c_expression(int(size))
-        case sympy.Symbol():
-            return f"s_{size.name}"
-        case sympy.Add():
-            return "(" + " + ".join(map(c_expression, size.args)) + ")"
-        case sympy.Mul():
-            return "(" + " * ".join(map(c_expression, size.args)) + ")"
-        case sympy.Pow() if size.exp.is_Integer and size.exp > 0:
-            return "(" + " * ".join([c_expression(size.base)] * int(size.exp)) + ")"
-        case FloorDiv():
-            return "(" + " / ".join(map(c_expression, size.args)) + ")"
-        case sympy.Mod():
-            return "(" + " % ".join(map(c_expression, size.args)) + ")"
-        case sympy.floor():
-            return "(" + " / ".join(map(c_expression, size.args[0].as_numer_denom())) + ")"
-        case sympy.Max() | sympy.Min():
-            name = "effc_max" if isinstance(size, sympy.Max) else "effc_min"
-            first, *rest = map(c_expression, size.args)
-            for term in rest:
-                first = f"{name}({first}, {term})"
-            return first
-    raise BuildError(f"size {size} cannot be computed in C")
+    return _Emitter(executable, symbols, target, weights).text()
 
 
 class _Emitter:
@@ -73,19 +33,16 @@ class _Emitter:
         executable: Executable,
         symbols: list[Symbol],
         target: Target,
-        offsets: dict[str, int],
-        nbytes: int,
+        weights: WeightFile,
     ) -> None:
         self.executable, self.symbols, self.target = executable, symbols, target
-        self.offsets, self.nbytes = offsets, nbytes
+        self.weights = weights
 
     def text(self) -> str:
         """The whole file."""
         parts = [
             self._constants(),
             '#include "runtime.c"',
-            "static inline int64_t effc_max(int64_t a, int64_t b) { return a > b ? a : b; }",
-            "static inline int64_t effc_min(int64_t a, int64_t b) { return a < b ? a : b; }",
             self._features(),
             self._interface(),
             self._prototypes(),
@@ -100,12 +57,14 @@ class _Emitter:
             "EFFC_SYMBOLS": len(self.symbols),
             "EFFC_SLOTS": len(self.executable.memory.slots),
             "EFFC_THREADS": self.target.cores,
-            "EFFC_WEIGHT_NBYTES": f"UINT64_C({self.nbytes})",
+            "EFFC_WEIGHT_NBYTES": f"UINT64_C({self.weights.nbytes})",
+            "EFFC_HEADER_NBYTES": f"UINT64_C({len(self.weights.header)})",
+            "EFFC_HEADER_HASH": f"UINT64_C({fnv1a(self.weights.header)})",
         }
         return "\n".join(f"#define {name} {value}" for name, value in values.items())
 
     def _features(self) -> str:
-        names = ", ".join(json.dumps(feature) for feature in self.target.features)
+        names = ", ".join(c_text(feature) for feature in self.target.features)
         return (
             "static const char *effc_missing_feature(void) {\n"
             f"  static const char *const names[] = {{{names}{', ' if names else ''}NULL}};\n"
@@ -126,7 +85,7 @@ class _Emitter:
                 f"const effc_tensor *effc_{kind}(int i) "
                 f"{{ return i >= 0 && i < {len(specs)} ? &{kind}s[i] : NULL; }}"
             )
-        rows = ", ".join(f'{{"{s.name}", {s.minimum}, {s.maximum}}}' for s in self.symbols)
+        rows = ", ".join(f"{{{c_text(s.name)}, {s.minimum}, {s.maximum}}}" for s in self.symbols)
         count = len(self.symbols)
         lines.append(f"static const effc_symbol symbols[] = {{{rows or '{NULL, 0, 0}'}}};")
         lines.append(f"int effc_symbol_count(void) {{ return {count}; }}")
@@ -134,7 +93,7 @@ class _Emitter:
             "const effc_symbol *effc_symbol_info(int i) "
             f"{{ return i >= 0 && i < {count} ? &symbols[i] : NULL; }}"
         )
-        names = ", ".join(json.dumps(f"{s.family} {s.name}") for s in self.executable.steps)
+        names = ", ".join(c_text(f"{s.family} {s.name}") for s in self.executable.steps)
         count = len(self.executable.steps)
         lines.append(f"static const char *const step_names[] = {{{names or 'NULL'}}};")
         lines.append(f"int effc_step_count(void) {{ return {count}; }}")
@@ -154,7 +113,7 @@ class _Emitter:
     @staticmethod
     def _row(kind: str, position: int, spec: TensorSpec) -> str:
         dtype = str(spec.dtype).removeprefix("torch.")
-        return f'{{"{spec.name}", "{dtype}", {len(spec.shape)}, {kind}_dims_{position}}}'
+        return f'{{{c_text(spec.name)}, "{dtype}", {len(spec.shape)}, {kind}_dims_{position}}}'
 
     def _prototypes(self) -> str:
         lines = []
@@ -227,7 +186,7 @@ class _Emitter:
         fills = [f"    if (thread == 0) {self._fill(fill)}" for fill in step.fills]
         call = ", ".join([*arguments, "begin", "end"])
         return [
-            f"  {{ /* {number}: {step.family} {step.name} */",
+            f"  {{ /* {number}: {step.family} */",
             *fills,
             f"    const int64_t tasks = {tasks};",
             "    const int64_t begin = effc_share(tasks, thread, threads);",
@@ -246,7 +205,7 @@ class _Emitter:
             case "output":
                 return f"(uint8_t *)m->outputs[{pointer.key}]{plus}"
             case "weight":
-                return f"(uint8_t *)W + {self.offsets[str(pointer.key)]}{plus}"
+                return f"(uint8_t *)W + {self.weights.offsets[str(pointer.key)]}{plus}"
             case "scratch":
                 return f"S{plus}"
         return f"A + {self._slot(pointer.key)}{plus}"
@@ -266,12 +225,3 @@ class _Emitter:
             f"{c_expression(fill.border.rows)}, {c_expression(fill.border.columns)}, {pixel}, "
             f"{source}, {fill.fill_stride});"
         )
-
-
-def weight_layout(weights: dict[str, np.ndarray]) -> tuple[dict[str, int], int]:
-    """Bytes of each weight from the start of the data, and of all weights, in file order."""
-    offsets, at = {}, 0
-    for name, value in weights.items():
-        offsets[name] = at
-        at += -(-value.nbytes // ALIGN) * ALIGN
-    return offsets, at

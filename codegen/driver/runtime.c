@@ -43,9 +43,9 @@ struct effc_model {
   pthread_mutex_t lock, sleep;
   pthread_cond_t wake;
   int sleepers;
-  _Alignas(64) atomic_int generation;
+  _Alignas(64) atomic_uint generation; /* these two wrap after hours of runs */
+  _Alignas(64) atomic_uint phase;
   _Alignas(64) atomic_int arrived;
-  _Alignas(64) atomic_int phase;
   atomic_int stopping;
   pthread_t handles[EFFC_MAX_THREADS];
   effc_worker workers[EFFC_MAX_THREADS];
@@ -83,7 +83,7 @@ static double effc_now(void) {
 
 static void effc_barrier(struct effc_model *m, int threads) {
   if (threads == 1) return;
-  int phase = atomic_load_explicit(&m->phase, memory_order_relaxed);
+  unsigned phase = atomic_load_explicit(&m->phase, memory_order_relaxed);
   if (atomic_fetch_add_explicit(&m->arrived, 1, memory_order_acq_rel) == threads - 1) {
     atomic_store_explicit(&m->arrived, 0, memory_order_relaxed);
     atomic_store_explicit(&m->phase, phase + 1, memory_order_release);
@@ -109,6 +109,14 @@ static inline void effc_end(struct effc_model *m, int thread, int threads, int s
     effc_barrier(m, threads);
   }
 }
+
+/* Arithmetic of sizes; division rounds down. */
+static inline int64_t effc_max(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t effc_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t effc_div(int64_t a, int64_t b) {
+  return a / b - (a % b && (a % b < 0) != (b < 0));
+}
+static inline int64_t effc_mod(int64_t a, int64_t b) { return a - effc_div(a, b) * b; }
 
 static inline int64_t effc_share(int64_t tasks, int thread, int threads) {
   return tasks * thread / threads;
@@ -149,7 +157,7 @@ static void effc_restore_denormals(unsigned before) {
 #endif
 }
 
-static int effc_await(struct effc_model *m, int seen) {
+static unsigned effc_await(struct effc_model *m, unsigned seen) {
   for (int spins = 0; spins < EFFC_IDLE_SPINS; spins++) {
     if (atomic_load_explicit(&m->generation, memory_order_acquire) != seen) return seen + 1;
     effc_pause();
@@ -167,7 +175,7 @@ static void *effc_work(void *argument) {
   effc_worker *self = argument;
   struct effc_model *m = self->model;
   effc_flush_denormals();
-  for (int seen = 0;;) {
+  for (unsigned seen = 0;;) {
     seen = effc_await(m, seen);
     if (atomic_load_explicit(&m->stopping, memory_order_acquire)) return NULL;
     effc_steps(m, self->number, m->threads);
@@ -201,6 +209,13 @@ static int effc_start_threads(struct effc_model *m) {
 
 /* ---- weights: a safetensors file, mapped ---- */
 
+/* FNV-1a (Fowler, Noll, Vo), 64 bits. */
+static uint64_t effc_hash(const uint8_t *bytes, uint64_t count) {
+  uint64_t hash = UINT64_C(0xcbf29ce484222325);
+  for (uint64_t i = 0; i < count; i++) hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
+  return hash;
+}
+
 static int effc_map(struct effc_model *m, const char *path) {
   int file = open(path, O_RDONLY | O_CLOEXEC);
   struct stat info;
@@ -217,12 +232,16 @@ static int effc_map(struct effc_model *m, const char *path) {
     m->mapping = NULL;
     return effc_fail("cannot map %s (%lld bytes)", path, (long long)info.st_size, 0);
   }
+  const uint8_t *content = m->mapping;
   uint64_t header;
-  memcpy(&header, m->mapping, 8);
-  if (header > m->mapping_nbytes - 8 || m->mapping_nbytes - 8 - header != EFFC_WEIGHT_NBYTES)
+  memcpy(&header, content, 8);
+  if (header != EFFC_HEADER_NBYTES || m->mapping_nbytes != 8 + header + EFFC_WEIGHT_NBYTES)
     return effc_fail("%s is damaged or belongs to another model: %lld bytes, %lld expected", path,
-                     (long long)m->mapping_nbytes, (long long)(8 + header + EFFC_WEIGHT_NBYTES));
-  m->weights = (const uint8_t *)m->mapping + 8 + header;
+                     (long long)m->mapping_nbytes,
+                     (long long)(8 + EFFC_HEADER_NBYTES + EFFC_WEIGHT_NBYTES));
+  if (effc_hash(content + 8, header) != EFFC_HEADER_HASH)
+    return effc_fail("%s is damaged or belongs to another model: it lists other weights", path, 0, 0);
+  m->weights = content + 8 + header;
   return 0;
 }
 
@@ -241,7 +260,9 @@ void effc_close(effc_model *m) {
 }
 
 int effc_open(const char *weights, int threads, effc_model **model) {
+  if (!model) return effc_fail("%sno place for the model given", "", 0, 0);
   *model = NULL;
+  if (!weights) return effc_fail("%sno weights file given", "", 0, 0);
   const char *missing = effc_missing_feature();
   if (missing)
     return effc_fail("the model was built for a processor with %s, which this one lacks", missing, 0, 0);
@@ -282,9 +303,11 @@ static int effc_grow(uint8_t **memory, size_t *room, size_t nbytes) {
 static int effc_bind(struct effc_model *m, const int64_t *symbols) {
   for (int i = 0; i < EFFC_SYMBOLS; i++) {
     const effc_symbol *s = effc_symbol_info(i);
-    if (!symbols || symbols[i] < s->minimum || symbols[i] > s->maximum)
-      return effc_fail("%s is %lld, outside its range (maximum %lld)", s->name,
-                       symbols ? (long long)symbols[i] : 0, (long long)s->maximum);
+    if (!symbols) return effc_fail("no value given for %s", s->name, 0, 0);
+    if (symbols[i] < s->minimum)
+      return effc_fail("%s is %lld, at least %lld expected", s->name, symbols[i], s->minimum);
+    if (symbols[i] > s->maximum)
+      return effc_fail("%s is %lld, at most %lld expected", s->name, symbols[i], s->maximum);
     m->is_bound &= m->sizes[i] == symbols[i];
     m->sizes[i] = symbols[i];
   }
@@ -301,6 +324,7 @@ static int effc_bind(struct effc_model *m, const int64_t *symbols) {
 
 int effc_run_profiled(effc_model *m, const int64_t *symbols, const void *const *inputs,
                       void *const *outputs, double *seconds) {
+  if (!m || !inputs || !outputs) return effc_fail("%sno model, inputs or outputs given", "", 0, 0);
   pthread_mutex_lock(&m->lock);
   int failed = effc_bind(m, symbols);
   if (!failed) {
@@ -323,8 +347,12 @@ int effc_run(effc_model *m, const int64_t *symbols, const void *const *inputs,
   return effc_run_profiled(m, symbols, inputs, outputs, NULL);
 }
 
-size_t effc_memory(const effc_model *m) {
-  return m->arena_nbytes + m->scratch_nbytes * m->threads;
+size_t effc_memory(effc_model *m) {
+  if (!m) return 0;
+  pthread_mutex_lock(&m->lock);
+  size_t nbytes = m->arena_nbytes + m->scratch_nbytes * m->threads;
+  pthread_mutex_unlock(&m->lock);
+  return nbytes;
 }
 
 int effc_abi_version(void) { return EFFC_ABI_VERSION; }
