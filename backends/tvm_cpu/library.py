@@ -43,11 +43,9 @@ class Library:
     def __init__(self, path: Path, weights: Path, threads: int = 0) -> None:
         self._lock, self._process, self._model = Lock(), os.getpid(), _POINTER()
         self._library = _loaded(path)
-        found = self._library.effc_abi_version()
-        if found != ABI_VERSION:
-            raise ArtifactError(f"{path} has interface version {found}, expected {ABI_VERSION}")
-        if self._library.effc_open(os.fsencode(weights), threads, ctypes.byref(self._model)):
-            raise ArtifactError(self._message())
+        if (problem := self._opened(path, weights, threads)) is not None:
+            _ctypes.dlclose(self._library._handle)
+            raise ArtifactError(problem)
 
     def run(
         self,
@@ -115,6 +113,15 @@ class Library:
             if not self._model:
                 raise UsageError("the model is closed; load it again with effc.load")
             yield
+
+    def _opened(self, path: Path, weights: Path, threads: int) -> str | None:
+        """Open the model; return why not."""
+        found = self._library.effc_abi_version()
+        if found != ABI_VERSION:
+            return f"{path} has interface version {found}, expected {ABI_VERSION}"
+        if self._library.effc_open(os.fsencode(weights), threads, ctypes.byref(self._model)):
+            return self._message()
+        return None
 
     def _message(self) -> str:
         return str(self._library.effc_message().decode(errors="replace"))
