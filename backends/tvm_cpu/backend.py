@@ -1,10 +1,12 @@
-"""The CPU backend: LLVM kernels and a C driver in one shared library."""
+"""The CPU backend: LLVM kernels and a C driver in one shared library.
+
+Opening a build needs no compiler, so the compiler is imported only for building.
+"""
 
 from pathlib import Path
 
 from effc.backends.artifact import Manifest
 from effc.backends.base import Built
-from effc.backends.tvm_cpu.build import build, unsupported
 from effc.backends.tvm_cpu.session import CpuSession
 from effc.ir.errors import Unsupported
 from effc.ir.program import Program
@@ -16,10 +18,14 @@ class CpuBackend:
 
     def unsupported(self, program: Program, target: Target) -> list[Unsupported]:
         """Every operator there is no kernel for."""
+        from effc.backends.tvm_cpu.build import unsupported
+
         return unsupported(program, target)
 
     def build(self, program: Program, target: Target, folder: Path) -> Built:
         """Write `model.so`, `weights.safetensors` and `effc.h`."""
+        from effc.backends.tvm_cpu.build import build
+
         return build(program, target, folder)
 
     def open(self, folder: Path, manifest: Manifest, threads: int) -> CpuSession:

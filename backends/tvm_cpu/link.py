@@ -1,6 +1,7 @@
 """Compiling the driver and linking it with the kernels into one shared library."""
 
 import importlib.util
+import re
 import shlex
 import shutil
 import signal
@@ -12,6 +13,7 @@ from effc.ir import options
 from effc.ir.errors import BuildError
 
 FLAGS = ["-std=gnu11", "-O2", "-fPIC", "-Wall", "-Wno-unknown-pragmas"]
+HEADER = "effc.h"
 WORDS = ("error", "cannot", "no space", "undefined", "fatal")
 
 
@@ -59,15 +61,18 @@ def link(source: Path, objects: list[Path], include: Path, output: Path) -> None
         BuildError: With the compiler's first error.
     """
     exports = source.with_suffix(".map")
-    exports.write_text("{ global: effc_*; local: *; };\n")
+    exports.write_text(f"{{ global: {offered(include / HEADER)} local: *; }};\n")
     command = [
         *compiler_command(),
         *FLAGS,
         f"-ffile-prefix-map={source.parent}=.",
         f"-I{include}",
         "-shared",
+        "-s",  # debug information can be larger than the kernels
         "-Xlinker",  # unlike -Wl, it takes paths with commas
         f"--version-script={exports}",
+        "-Xlinker",
+        "-Bsymbolic",  # a process may hold another model under the same names
         "-o",
         str(output),
         str(source),
@@ -76,6 +81,12 @@ def link(source: Path, objects: list[Path], include: Path, output: Path) -> None
         "-pthread",
     ]
     run(command)
+
+
+def offered(header: Path) -> str:
+    """The functions of a header, as the linker wants them; kernels are nobody else's."""
+    names = sorted(set(re.findall(r"\b(effc_\w+)\(", header.read_text())))
+    return " ".join(f"{name};" for name in names)
 
 
 def run(command: list[str]) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from effc.backends.base import backend_of
 from effc.backends.peers import PEERS
+from effc.backends.reading import read_manifest
 from effc.backends.runner import Model
 
 OWN = "effc"
@@ -72,6 +74,8 @@ def main() -> None:
         inputs = {name: arrays[name] for name in arrays.files}
     if what != OWN:
         importlib.import_module(PEERS[what].package)
+    else:
+        backend_of(read_manifest(Path(folder), check=False).backend)
     before = resident_nbytes()
     call = opened(what, Path(folder), inputs, int(threads))
     for _ in range(RUNS):

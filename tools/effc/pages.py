@@ -10,6 +10,7 @@ from effc.ir.errors import UsageError
 from effc.tables import COMPARED, all_rows, comparison_rows, place_text
 from effc.units import time_text
 
+MOST_STEPS = 40
 STYLE = """
 :root { --ink: #1c2733; --soft: #5b6b7a; --line: #dde3e9; --bar: #2f6fb3; --good: #1f8a5b;
         --bad: #b3402f; }
@@ -22,7 +23,8 @@ th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px soli
          vertical-align: top; }
 th { color: var(--soft); font-weight: 600; } td.n, th.n { text-align: right;
      font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.bar { width: 38%; } .bar div { background: var(--bar); height: .8rem; border-radius: 2px; }
+.bar { width: 14rem; margin-top: .35rem; } .bar div { background: var(--bar); height: .8rem;
+       min-width: 1px; border-radius: 2px; }
 .good { color: var(--good); } .bad { color: var(--bad); }
 """
 
@@ -75,8 +77,17 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]], numeric: set[int]
 
 def _verdict(report: dict[str, Any]) -> str:
     lines = [f"<p class=bad>{escape(p)}</p>" for p in report["verdict"]["problems"]]
+    if not lines:
+        lines = [f"<p class=good>{_promises(report['recipe'])}</p>"]
     lines += [f"<p>{escape(note)}</p>" for note in report["notes"]]
-    return "".join(lines) or "<p class=good>Not slower than the baseline, within all budgets.</p>"
+    return "".join(lines)
+
+
+def _promises(recipe: dict[str, Any]) -> str:
+    """What a result without problems keeps."""
+    budgets = {"quality": recipe["max_drop"], "size": recipe["max_size"]}
+    kept = [f"{name} within the budget of {escape(b)}" for name, b in budgets.items() if b]
+    return ", ".join(["Not slower than the baseline", *kept]) + "."
 
 
 def _comparison(report: dict[str, Any]) -> str:
@@ -115,8 +126,12 @@ def _time(report: dict[str, Any]) -> str:
     rows = [
         [escape(row["source"]), escape(row["family"]), time_text(row["seconds"]),
          f"{row['seconds'] / total:.1%}", _bar(row["seconds"] / (longest or 1.0))]
-        for row in steps[:40]
+        for row in steps[:MOST_STEPS]
     ]  # fmt: skip
+    if rest := steps[MOST_STEPS:]:
+        seconds = sum(row["seconds"] for row in rest)
+        rows.append([f"and {len(rest)} more steps", "", time_text(seconds),
+                     f"{seconds / total:.1%}", ""])  # fmt: skip
     return _table(["layer", "kernel", "time", "share", ""], rows, {2, 3})
 
 

@@ -10,7 +10,16 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from effc.units import decibel_text, metric_text, share_text, size_text, speed_text, time_text
+from effc.units import (
+    change_text,
+    decibel_text,
+    metric_text,
+    range_text,
+    share_text,
+    size_text,
+    speed_text,
+    time_text,
+)
 
 COMPARED = ("float32 baseline", "compiled", "change")
 NARROWEST, USUAL, WIDEST = 80, 120, 140
@@ -32,8 +41,9 @@ def render(parts: Iterable[RenderableType], width: int | None = None) -> str:
 def table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
     """An empty table; columns named in `numbers` stand right."""
     made = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
+        collapse_padding=True,
+    )  # fmt: skip
     right = set(numbers)
     for column in columns:
         justify: Justify = "right" if column in right else "left"
@@ -54,11 +64,11 @@ def comparison_rows(report: dict[str, Any]) -> list[list[str]]:
     """What, the baseline's, the result's and the change, for every measured thing."""
     baseline, result = report["baseline"], report["result"]
     rows = []
+    better = report["metric"]["better"] if report["metric"] else None
     for number, (name, before) in enumerate(baseline["scores"].items()):
-        after = result["scores"][name]
-        label = name if number else f"{name} ({report['metric']['better']} is better)"
-        change = f"{after - before:+.4f}" if None not in (before, after) else ""
-        rows.append([label, metric_text(before), metric_text(after), change])
+        after = result["scores"].get(name)
+        change = change_text(before, after, None if number else better)
+        rows.append([name, metric_text(before), metric_text(after), change])
     if baseline["latency"]:
         before, after = baseline["latency"], result["latency"]
         change = speed_text(before["median"], after["median"])
@@ -81,7 +91,7 @@ def _median(latency: dict[str, float]) -> str:
 
 
 def _spread(latency: dict[str, float]) -> str:
-    return f"{time_text(latency['low'])} to {time_text(latency['high'])}"
+    return range_text(latency["low"], latency["high"])
 
 
 def pass_table(rows: Iterable[dict[str, Any]]) -> Table:

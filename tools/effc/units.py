@@ -19,6 +19,24 @@ def time_text(seconds: float) -> str:
     return f"{1e3 * seconds:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
+def range_text(low: float, high: float) -> str:
+    """A range of times: `1.24 to 1.31 ms`."""
+    first, last = time_text(low), time_text(high)
+    number, _, unit = first.partition(" ")
+    return f"{number} to {last}" if last.endswith(f" {unit}") else f"{first} to {last}"
+
+
+def change_text(before: float | None, after: float | None, better: str | None) -> str:
+    """How a metric changed: `-0.0123 worse`; without judgement where it is not known which is."""
+    if before is None or after is None:
+        return ""
+    if before == after:
+        return "same"
+    is_better = after > before if better == "higher" else after < before
+    word = "" if better is None else " better" if is_better else " worse"
+    return f"{after - before:+.4f}{word}"
+
+
 def decibel_text(value: Any) -> str:
     """A signal-to-noise ratio: `26.5 dB`; null stands for one that is not finite."""
     return f"{value:.1f} dB" if isinstance(value, int | float) else "exact"

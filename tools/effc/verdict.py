@@ -27,7 +27,7 @@ class Verdict:
 
     def error(self, kept: str) -> EffcError:
         """The error to raise; `kept` says where the result lies."""
-        text = f"{'; '.join(self.problems)}; {kept}"
+        text = f"{'; '.join(self.problems)}; {kept}; --keep-going accepts such a result"
         return BudgetError(text) if self.breaks_budget else SlowerError(text)
 
 

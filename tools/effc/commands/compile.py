@@ -9,7 +9,7 @@ from effc.commands import options as shared
 
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="[MODEL]", help=shared.MODEL_HELP)] = "",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=shared.MODEL_HELP)] = "",
     out: Annotated[str, typer.Option("-o", "--out", help="The artifact folder to write.")] = "out",
     target: Annotated[
         str | None, typer.Option("--target", show_default="native", help=shared.TARGET_HELP)

@@ -11,7 +11,7 @@ from effc.commands import options as shared
 def command(
     out: shared.Out,
     layer: Annotated[
-        str | None, typer.Argument(metavar="[LAYER]", help="A layer's name or a pattern.")
+        str | None, typer.Argument(metavar="LAYER", help="A layer's name or a pattern.")
     ] = None,
     as_json: shared.AsJson = False,
 ) -> None:

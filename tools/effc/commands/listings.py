@@ -26,7 +26,9 @@ def targets(as_json: shared.AsJson = False) -> None:
 
 
 def passes(
-    name: Annotated[str | None, typer.Argument(help="A pass, for its options.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="A pass, for its options.")
+    ] = None,
     as_json: shared.AsJson = False,
 ) -> None:
     """List the passes, or show one with its options."""
