@@ -76,7 +76,7 @@ static inline void effc_pause(void) {
 static double effc_now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + 1e-9 * t.tv_nsec;
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* ---- threads: all run the whole program and meet at barriers ---- */
@@ -123,9 +123,9 @@ static inline int64_t effc_share(int64_t tasks, int thread, int threads) {
 }
 
 /* Fill the border of a channels-last map: `fill` holds the byte per image (stride 0 or 1). */
-static void effc_border(uint8_t *map, int64_t images, int64_t height, int64_t width, int64_t rows,
-                        int64_t columns, int64_t pixel_nbytes, const int32_t *fill,
-                        int64_t fill_stride) {
+static inline void effc_border(uint8_t *map, int64_t images, int64_t height, int64_t width,
+                               int64_t rows, int64_t columns, int64_t pixel_nbytes,
+                               const int32_t *fill, int64_t fill_stride) {
   int64_t line = width * pixel_nbytes, side = columns * pixel_nbytes;
   for (int64_t image = 0; image < images; image++, map += height * line) {
     int value = fill ? fill[image * fill_stride] : 0;
