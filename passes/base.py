@@ -88,9 +88,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Pass:
-    """Base of every pass. A subclass is a frozen dataclass with a class variable `name`."""
+    """Base of every pass. A subclass is a frozen dataclass with a class variable `name`.
+
+    Its class variable `layer_options` names what it reads with `PassContext.options_for`.
+    """
 
     name: ClassVar[str] = ""
+    layer_options: ClassVar[tuple[str, ...]] = ()
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Edit the program in place and say what was done.
@@ -100,3 +104,20 @@ class Pass:
             ctx: Target, data, seed and store.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement run")
+
+
+def check_rules(passes: Iterable[Pass], rules: Iterable[tuple[str, dict[str, str]]]) -> None:
+    """Make sure that every option a per-layer rule sets is read by one of the passes.
+
+    Raises:
+        UsageError: Naming the first option nobody reads, and what there is.
+    """
+    known = sorted({option for step in passes for option in step.layer_options})
+    for pattern, options in rules:
+        for option in options:
+            if option not in known:
+                there = ", ".join(known) or "none"
+                raise UsageError(
+                    f"rule for {pattern!r}: no pass of the pipeline reads {option!r}; options of "
+                    f"layers are: {there}"
+                )

@@ -81,6 +81,8 @@ def sniff(path: Path) -> FileFacts:
 def _sniff_zip(path: Path) -> FileFacts:
     try:
         with zipfile.ZipFile(path) as archive:
+            if not any(member.header_offset == 0 for member in archive.infolist()):
+                return FileFacts(Kind.DAMAGED_ZIP)  # a whole archive inside one that is cut off
             return _sniff_members(archive)
     except DAMAGED:
         return FileFacts(Kind.DAMAGED_ZIP)

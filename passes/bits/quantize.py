@@ -51,6 +51,7 @@ class Quantize(Pass):
     """
 
     name: ClassVar[str] = "quantize"
+    layer_options: ClassVar[tuple[str, ...]] = ("bits",)
     scheme: Literal["w8a8"] = "w8a8"
     activations: ActivationMode = "auto"
     observer: ObserverName | Literal["auto"] = "auto"

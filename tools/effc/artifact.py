@@ -134,10 +134,11 @@ def _readme(report: dict[str, Any], best: Candidate) -> str:
     names = ", ".join(spec.name for spec in signature.inputs)
     inputs = "\n".join(f"- input `{spec}`" for spec in signature.inputs)
     outputs = "\n".join(f"- output `{spec}`" for spec in signature.outputs)
+    ranges = "".join(f"\n- dimension `{symbol}`" for symbol in best.program.symbols.values())
     return f"""# {report["model"]["name"]} for {report["measured_at"]["target"]}
 
 {inputs}
-{outputs}
+{outputs}{ranges}
 
 ```python
 import effc

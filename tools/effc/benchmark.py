@@ -14,7 +14,7 @@ from effc.backends.peers import PEERS, export_peer, peer_of
 from effc.backends.runner import Model
 from effc.environment import environment
 from effc.footprint import OWN, footprint
-from effc.ir.errors import ModelError, UsageError
+from effc.ir.errors import InputError, ModelError, UsageError
 from effc.ir.program import Program, bind_sizes
 from effc.preparation import cleaned
 from effc.progress import Progress
@@ -73,7 +73,7 @@ def run_benchmark(contest: Contest, progress: Progress) -> dict[str, Any]:
         entrants = _Entrants(inputs, threads, progress)
         entrants.add(OWN, contest.out, lambda: model.run(inputs))
         if contest.names:
-            program = _program(contest, artifact, model, progress)
+            program = _program(contest, artifact, inputs, progress)
             for name in contest.names:
                 entrants.invite(name, program, Path(scratch) / name)
         rows = entrants.measured(contest.rounds)
@@ -154,14 +154,13 @@ def _inputs(artifact: Artifact, model: Model, sizes: dict[str, int]) -> Arrays:
     return sized_inputs(model.signature, values, known)
 
 
-def _program(contest: Contest, artifact: Artifact, model: Model, progress: Progress) -> Program:
+def _program(contest: Contest, artifact: Artifact, inputs: Arrays, progress: Progress) -> Program:
     program = artifact.original(contest.against, list(contest.inputs))
-    found, wanted = (
-        {spec.name: (spec.dtype, len(spec.shape)) for spec in signature.inputs}
-        for signature in (program.signature, model.signature)
-    )
-    if found != wanted:
-        inputs = ", ".join(map(str, program.signature.inputs))
-        expected = ", ".join(map(str, model.signature.inputs))
-        raise UsageError(f"{program.name} takes {inputs}; the artifact takes {expected}")
+    try:
+        bind_sizes(program.signature, program.symbols, inputs)
+    except InputError as error:
+        raise UsageError(
+            f"{program.name} cannot run on what the artifact takes: {error}; describe its inputs "
+            "with --input"
+        ) from error
     return cleaned(program, progress).program

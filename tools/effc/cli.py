@@ -66,7 +66,7 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; print errors as one line and return the exit code."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     with interruptible() as stop:
         try:
             code = app(args=words, standalone_mode=False)
@@ -76,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(str(error), error.exit_code)
         except BrokenPipeError:
             return _nobody_reads()
+        except SystemExit as error:  # typer's answer to a closed pipe, or a user's module
+            if isinstance(error.__context__, BrokenPipeError):
+                return _nobody_reads()
+            return _fail(f"the code that was called ended with sys.exit({error.code!r})", USAGE)
         except Exception as error:
             if stop.number is not None:  # what failed is what the signal cut off
                 interrupted = Interrupted(stop.number)

@@ -1,13 +1,12 @@
 """Decisions per layer, drawn from a report."""
 
-import math
 from glob import escape
 from typing import Any
 
+from effc.sensitivity import layer_decibel
 from effc.tables import all_rows
 
 MOST_SENSITIVE = 5
-RATIOS = ("sqnr_db", "weight_sqnr_db")
 
 
 def explained(report: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def explained(report: dict[str, Any]) -> dict[str, Any]:
         for entry in row["refusals"]
         for source in entry["sources"]
     ]
-    order = sorted(layers, key=lambda name: _ratio(layers[name]))
+    order = sorted(layers, key=lambda name: layer_decibel(layers[name]))
     names = dict.fromkeys(name.partition("#")[0] for name in order)
     return {
         "layers": layers,
@@ -51,8 +50,3 @@ def _time_shares(profile: list[dict[str, Any]]) -> dict[str, float]:
     for row in profile:
         shares[row["source"]] = shares.get(row["source"], 0.0) + row["seconds"] / total
     return shares
-
-
-def _ratio(notes: dict[str, Any]) -> float:
-    ratios = [notes[name] for name in RATIOS if isinstance(notes.get(name), int | float)]
-    return min(ratios, default=math.inf)

@@ -14,7 +14,7 @@ from effc.ir.export.pt2 import save_program
 from effc.ir.program import FORWARD
 from effc.ir.target import Target
 from effc.ir.trace import open_model
-from effc.passes.base import PassContext
+from effc.passes.base import PassContext, check_rules
 from effc.passes.instruments import CompareOutputs, CostChange, Dump, Instrument, Limit, PrintAfter
 from effc.passes.manager import PassManager
 from effc.passes.registry import pass_text
@@ -67,6 +67,7 @@ class Optimisation:
         """
         recipe = self.recipe
         self.manager = PassManager.parse(recipe.passes)
+        check_rules(self.manager.passes, recipe.rules)
         target = Target.parse(recipe.target)
         self.program = open_model(
             recipe.model, inputs=recipe.inputs, trust_pickle=recipe.trust_pickle, notes=self.notes

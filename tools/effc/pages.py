@@ -1,5 +1,6 @@
 """The report as one HTML page without scripts: tables, and bars for sensitivity and time."""
 
+import math
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from effc.explanation import layers_of
 from effc.ir.errors import UsageError
+from effc.sensitivity import layer_decibel
 from effc.tables import COMPARED, all_rows, comparison_rows, place_text
 from effc.units import time_text
 
@@ -100,16 +102,14 @@ def _bar(share: float) -> str:
 
 
 def _sensitivity(report: dict[str, Any]) -> str:
-    layers = [
-        (name, notes)
-        for name, notes in layers_of(report["passes"]).items()
-        if isinstance(notes.get("sqnr_db"), int | float)
-    ]
-    top = max((notes["sqnr_db"] for _, notes in layers), default=1.0)
+    layers = layers_of(report["passes"])
+    ratios = {name: layer_decibel(notes) for name, notes in layers.items()}
+    known = sorted((name for name in ratios if math.isfinite(ratios[name])), key=ratios.__getitem__)
+    top = max((ratios[name] for name in known), default=1.0) or 1.0
     rows = [
-        [escape(name), escape(_format(notes)), f"{notes['sqnr_db']:.1f} dB",
-         _bar(notes["sqnr_db"] / top), escape(notes.get("why", ""))]
-        for name, notes in sorted(layers, key=lambda entry: entry[1]["sqnr_db"])
+        [escape(name), escape(_format(layers[name])), f"{ratios[name]:.1f} dB",
+         _bar(ratios[name] / top), escape(layers[name].get("why", ""))]
+        for name in known
     ]  # fmt: skip
     return _table(["layer", "format", "SQNR", "", "why"], rows, {2})
 

@@ -16,7 +16,7 @@ from effc.ir.program import Program
 from effc.ir.target import Target
 from effc.ir.trace import open_model
 from effc.metrics import Metric, metric_of
-from effc.passes.base import Pass, PassContext
+from effc.passes.base import Pass, PassContext, check_rules
 from effc.passes.clean.pipeline import CLEAN
 from effc.passes.manager import PassManager
 from effc.passes.registry import parse_pipeline, pipeline_text
@@ -125,6 +125,7 @@ def prepare(recipe: Recipe, sources: Sources, progress: Progress, notes: list[st
     if recipe.threads:
         target = replace(target, cores=recipe.threads)
     passes = parse_pipeline(recipe.passes) if sources.passes is None else tuple(sources.passes)
+    check_rules(passes, recipe.rules)
     drop = DropBudget.parse(recipe.max_drop) if recipe.max_drop else None
     size = SizeBudget.parse(recipe.max_size) if recipe.max_size else None
     metric = _metric(recipe, sources, notes)

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 from effc.budgets import loss_of
 from effc.passes.report import PipelineReport
+from effc.sensitivity import layer_decibel
 
 if TYPE_CHECKING:
     from effc.candidate import Candidate
     from effc.compiler import Compilation
-
-RATIOS = ("sqnr_db", "weight_sqnr_db")
 
 
 def repaired(
@@ -65,8 +64,7 @@ def sensitive_layers(report: PipelineReport) -> list[str]:
     for row in report.rows:
         for label, notes in row.notes.get("layers", {}).items():
             layer, _, _ = label.partition("#")  # a layer that is called twice has two notes
-            ratios = [notes[name] for name in RATIOS if isinstance(notes.get(name), int | float)]
-            found[layer] = min([*ratios, found.get(layer, math.inf)])
+            found[layer] = min(layer_decibel(notes), found.get(layer, math.inf))
     return sorted(found, key=lambda layer: found[layer])
 
 

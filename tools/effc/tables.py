@@ -1,6 +1,7 @@
 """Tables for people, drawn from a report."""
 
 import io
+import math
 import shutil
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from effc.sensitivity import layer_decibel
 from effc.units import (
     change_text,
     decibel_text,
@@ -165,8 +167,8 @@ def layer_table(layers: dict[str, dict[str, Any]]) -> Table:
 
 
 def _layer_decibel(notes: dict[str, Any]) -> str:
-    ratio = notes.get("sqnr_db", notes.get("weight_sqnr_db"))
-    return decibel_text(ratio) if isinstance(ratio, int | float) else ""
+    ratio = layer_decibel(notes)
+    return decibel_text(ratio) if math.isfinite(ratio) else ""
 
 
 def benchmark_table(result: dict[str, Any]) -> Table:

@@ -77,10 +77,18 @@ def command(
 
 def _merged(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:
     """The recipe file's settings, overridden by what stands on the command line."""
+    from effc.ir.errors import UsageError
     from effc.recipe import read_recipe
 
     settings = read_recipe(Path(recipe)) if recipe else {}
-    return settings | {name: value for name, value in given.items() if value is not None}
+    merged = settings | {name: value for name, value in given.items() if value is not None}
+    lost = [name for name in settings.get("objects") or [] if not merged.get(name)]
+    if lost:
+        raise UsageError(
+            f"recipe {recipe} was written in Python with objects for {', '.join(map(str, lost))}, "
+            "which a file cannot hold; give them by name"
+        )
+    return merged
 
 
 def _run(settings: dict[str, Any], out: Path, dry_run: bool, as_json: bool) -> None:

@@ -11,7 +11,8 @@ from effc.commands import options as shared
 def command(
     out: shared.Out,
     inputs: Annotated[
-        str | None, typer.Option("--input", help="An .npz file with an array per input.")
+        str | None,
+        typer.Option("--input", help="An .npz or safetensors file with an array per input."),
     ] = None,
     output: Annotated[
         str | None, typer.Option("-o", "--out", help="The .npz file for the outputs.")
@@ -22,7 +23,8 @@ def command(
     import numpy as np
 
     from effc.artifact import Artifact
-    from effc.backends.runner import Model
+    from effc.backends.runner import Model, as_array
+    from effc.ir.data.files import read_arrays
     from effc.ir.errors import UsageError
 
     artifact = Artifact(out)
@@ -30,7 +32,8 @@ def command(
     if inputs is None:
         given, expected = artifact.sample()
     else:
-        given, expected = read_arrays(Path(inputs)), {}
+        arrays = read_arrays(Path(inputs)).items()
+        given, expected = {name: as_array(name, value) for name, value in arrays}, {}
     results = model.run(given)
     for name, value in results.items():
         typer.echo(f"{name}: {value.dtype}{list(value.shape)}")
@@ -42,25 +45,6 @@ def command(
             np.savez(output, **results)  # type: ignore[arg-type]
         except OSError as error:
             raise UsageError(f"cannot write {output}: {error.strerror}") from error
-
-
-def read_arrays(path: Path) -> dict[str, Any]:
-    """The arrays of an `.npz` file.
-
-    Raises:
-        UsageError: If it cannot be read.
-    """
-    import zipfile
-
-    import numpy as np
-
-    from effc.ir.errors import UsageError
-
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise UsageError(f"cannot read {path} as .npz: {error}") from error
 
 
 def check_sample(artifact: Any, results: dict[str, Any], expected: dict[str, Any]) -> None:
