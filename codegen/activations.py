@@ -23,8 +23,8 @@ def _hardtanh(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
 
 
 def relu(x: Expr) -> Expr:
-    """max(x, 0)."""
-    return tirx.Max(x, bound(x, 0))
+    """max(x, 0); NaN stays: `Max` gives its second operand where one is NaN."""
+    return tirx.Max(bound(x, 0), x)
 
 
 def _gelu(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
@@ -64,7 +64,7 @@ def _softplus(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     x = operands[0]
     beta, threshold = argument(node, 1, "beta", 1.0), argument(node, 2, "threshold", 20.0)
     scaled = b.let(x * bound(x, beta))
-    grown = vector_math.exp(b, b.let(tirx.Min(scaled, bound(x, threshold)))) + bound(x, 1.0)
+    grown = vector_math.exp(b, b.let(tirx.Min(bound(x, threshold), scaled))) + bound(x, 1.0)
     soft = vector_math.log(b, b.let(grown)) * bound(x, 1.0 / beta)
     return tirx.Select(scaled > bound(x, threshold), x, soft)
 

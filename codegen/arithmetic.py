@@ -13,8 +13,20 @@ from tvm import tirx
 
 from effc.codegen import activations, vector_math
 from effc.codegen.dtypes import held
-from effc.codegen.operands import argument, bound, is_bool, is_float, library, truth
+from effc.codegen.operands import (
+    argument,
+    bound,
+    is_bool,
+    is_float,
+    is_nan,
+    larger,
+    library,
+    negated,
+    smaller,
+    truth,
+)
 from effc.codegen.tir import Builder, Expr, cast, dtype_of, same_type, split_dtype
+from effc.ir.errors import BuildError
 
 Rule = Callable[[Builder, fx.Node, list[Expr]], Expr]
 
@@ -114,7 +126,20 @@ def _power(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
             return bound(x, 1.0) / same_type("llvm.sqrt", x)
         if exponent == -1:
             return bound(x, 1.0) / x
+        if not is_float(x):
+            return _repeated_product(b, x, int(exponent))
+    if not is_float(x):
+        raise BuildError("powers of integers by a tensor")
     return library("pow", x, operands[1])
+
+
+def _repeated_product(b: Builder, x: Expr, exponent: int) -> Expr:
+    """`x` to a constant power that is not negative, by squaring."""
+    result = bound(x, 1)
+    while exponent:
+        result = b.let(result * x) if exponent % 2 else result
+        x, exponent = b.let(x * x), exponent // 2
+    return result
 
 
 def _where(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
@@ -128,7 +153,7 @@ def _masked_fill(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
 
 
 def _not(x: Expr) -> Expr:
-    return vector_math.negated(x) if is_bool(x) else tirx.bitwise_not(x)
+    return negated(x) if is_bool(x) else tirx.bitwise_not(x)
 
 
 def _logical_not(x: Expr) -> Expr:
@@ -169,7 +194,9 @@ def _codes(b: Builder, node: fx.Node, scaled: Expr, zero_point: list[Expr]) -> E
     if zero_point:
         codes = codes + cast(zero_point[0], "float32")
     qmin, qmax = node.args[3], node.args[4]
-    limited = tirx.Max(tirx.Min(codes, bound(codes, qmax)), bound(codes, qmin))
+    limited = tirx.Min(tirx.Max(codes, bound(codes, qmin)), bound(codes, qmax))
+    if qmin != 0:  # else NaN is 0 already: `Max` gives its second operand
+        limited = tirx.Select(is_nan(codes), bound(codes, 0), limited)
     return cast(cast(b.let(limited), "int32"), held(node.meta["val"].dtype))
 
 
@@ -180,18 +207,13 @@ def _dequantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     return cast(codes, "float32") * operands[1]
 
 
-def _or_nan(x: Expr, result: Expr) -> Expr:
-    """NaN if `x` is, else the result."""
-    return tirx.Select(vector_math.is_nan(x), x, result) if is_float(x) else result
-
-
 def _nan_to_num(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     x = operands[0]
     if not is_float(x):
         return x
     largest = float(torch.finfo(node.meta["val"].dtype).max)
     nan, high, low = (argument(node, place, name, None) for place, name in NAN_ARGUMENTS)
-    value = tirx.Select(vector_math.is_nan(x), bound(x, nan or 0.0), x)
+    value = tirx.Select(is_nan(x), bound(x, nan or 0.0), x)
     value = tirx.Select(
         value > bound(x, largest), bound(x, largest if high is None else high), value
     )
@@ -223,7 +245,10 @@ def _identity(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
 
 
 def _compare(make: Callable[[Expr, Expr], Expr]) -> Rule:
-    return lambda b, node, operands: make(*operands)
+    """A comparison; of predicates as bytes, which TVM can compare."""
+    return lambda b, node, operands: make(
+        *[cast(x, "uint8") if is_bool(x) else x for x in operands]
+    )
 
 
 def _fmod(x: Expr, y: Expr) -> Expr:
@@ -273,12 +298,12 @@ RULES: dict[str, Rule] = {
     "atan": _library("atan"),
     "atan2": _library("atan2"),
     "pow": _power,
-    "maximum": _plain(lambda x, y: _or_nan(x, tirx.Max(x, y))),
-    "minimum": _plain(lambda x, y: _or_nan(x, tirx.Min(x, y))),
+    "maximum": _plain(larger),
+    "minimum": _plain(smaller),
     "where": _where,
     "masked_fill": _masked_fill,
     "eq": _compare(tirx.EQ),
-    "ne": _compare(lambda x, y: vector_math.negated(tirx.EQ(x, y))),
+    "ne": _compare(lambda x, y: negated(tirx.EQ(x, y))),
     "lt": _compare(tirx.LT),
     "le": _compare(tirx.LE),
     "gt": _compare(tirx.GT),
@@ -293,7 +318,7 @@ RULES: dict[str, Rule] = {
     "logical_xor": _plain(lambda x, y: truth(x) ^ truth(y)),
     "bitwise_not": _plain(_not),
     "logical_not": _plain(_logical_not),
-    "isnan": _plain(vector_math.is_nan),
+    "isnan": _plain(is_nan),
     "isinf": _plain(lambda x: tirx.EQ(same_type("llvm.fabs", x), bound(x, math.inf))),
     "nan_to_num": _nan_to_num,
     "__xor__": _plain(lambda x, y: x ^ y),

@@ -28,9 +28,38 @@ def is_bool(x: Expr) -> bool:
     return dtype_of(x).startswith("bool")
 
 
+def negated(x: Expr) -> Expr:
+    """The opposite of a predicate (TVM's analyzer crashes on `Not` of a vector)."""
+    return tirx.bitwise_xor(x, const(True, dtype_of(x)))
+
+
 def truth(x: Expr) -> Expr:
-    """A predicate: whether a value is not zero."""
-    return x if is_bool(x) else tirx.NE(x, bound(x, 0))
+    """A predicate: whether a value is not zero (`NE` would compare NaN in order)."""
+    return x if is_bool(x) else negated(tirx.EQ(x, bound(x, 0)))
+
+
+def is_nan(x: Expr) -> Expr:
+    """Whether a value is not a number (LLVM gets an ordered comparison: NaN equals nothing)."""
+    return negated(tirx.EQ(x, x))
+
+
+def larger(x: Expr, y: Expr) -> Expr:
+    """The larger of two values; NaN if one is: `Max` gives its second operand then.
+
+    Running totals are the first operand, so that what is computed of the second need not wait.
+    """
+    if is_bool(x):
+        return x | y
+    picked = tirx.Max(y, x)
+    return tirx.Select(tirx.EQ(y, y), picked, y) if is_float(x) else picked
+
+
+def smaller(x: Expr, y: Expr) -> Expr:
+    """The smaller of two values; NaN if one is."""
+    if is_bool(x):
+        return x & y
+    picked = tirx.Min(y, x)
+    return tirx.Select(tirx.EQ(y, y), picked, y) if is_float(x) else picked
 
 
 def base_of(node: fx.Node) -> str:

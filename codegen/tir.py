@@ -24,10 +24,17 @@ ANY_SIZE = 1 << 40
 
 
 def const(value: float, dtype: str = INDEX) -> Expr:
-    """A constant of a scalar or vector dtype such as `float32x16`."""
+    """A constant of a scalar or vector dtype such as `float32x16`; integers wrap around."""
     scalar, lanes = split_dtype(dtype)
-    one = tirx.const(value, scalar)
+    one = tirx.const(wrapped(value, scalar) if "int" in scalar else value, scalar)
     return tirx.Broadcast(one, lanes) if lanes > 1 else one
+
+
+def wrapped(value: float, scalar: str) -> int:
+    """What is left of a number in an integer type, as in PyTorch."""
+    bits = tvm.DataType(scalar).bits
+    low = 0 if scalar.startswith("u") else -(1 << (bits - 1))
+    return (int(value) - low) % (1 << bits) + low
 
 
 def index(value: int | Expr) -> Expr:
@@ -65,7 +72,12 @@ def splat(expr: Expr, lanes: int) -> Expr:
 def cast(expr: Expr, scalar: str) -> Expr:
     """Convert to another element type, keeping the lanes."""
     found, lanes = split_dtype(dtype_of(expr))
-    return expr if found == scalar else tirx.Cast(with_lanes(scalar, lanes), expr)
+    if found == scalar:
+        return expr
+    wanted = with_lanes(scalar, lanes)
+    if found == "bool":  # TVM crashes on casts of vectors of bool
+        return tirx.Select(expr, const(1, wanted), const(0, wanted))
+    return tirx.Cast(wanted, expr)
 
 
 def llvm(name: str, result: str, *arguments: Expr) -> Expr:

@@ -9,6 +9,7 @@ import math
 
 from tvm import tirx
 
+from effc.codegen.operands import is_nan
 from effc.codegen.tir import Builder, Expr, cast, const, dtype_of, lanes_of, same_type, with_lanes
 
 LN2_HIGH, LN2_LOW = 0.693145751953125, 1.42860682030941723212e-6
@@ -31,16 +32,6 @@ def like(expr: Expr, value: float) -> Expr:
 def fma(x: Expr, y: Expr, z: Expr) -> Expr:
     """`x * y + z` rounded once."""
     return same_type("llvm.fma", x, y, z)
-
-
-def negated(x: Expr) -> Expr:
-    """The opposite of a predicate (TVM's analyzer crashes on `Not` of a vector)."""
-    return tirx.bitwise_xor(x, const(True, dtype_of(x)))
-
-
-def is_nan(x: Expr) -> Expr:
-    """Whether a value is not a number (LLVM gets an ordered comparison: NaN equals nothing)."""
-    return negated(tirx.EQ(x, x))
 
 
 def polynomial(x: Expr, terms: tuple[float, ...]) -> Expr:

@@ -10,13 +10,22 @@ from typing import Any
 from torch import fx
 from tvm import tirx
 
-from effc.codegen.dtypes import held, stored
+from effc.codegen.dtypes import stored
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import loop_order, unravel
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
 from effc.codegen.operands import NeedsScalarError, argument
-from effc.codegen.reduce_lanes import MAXIMUM, MINIMUM, SUM, Reduction
+from effc.codegen.reduce_lanes import (
+    ALL,
+    ANY,
+    MAXIMUM,
+    MINIMUM,
+    SUM,
+    Reduction,
+    as_value,
+    total_type,
+)
 from effc.codegen.region import Region
 from effc.codegen.tir import Builder, Expr, cast, const, index, load, splat, with_lanes
 from effc.codegen.vectors import Run, Vectors
@@ -106,7 +115,8 @@ def _stage(
 
 def _combined(evaluator: Evaluator, anchor: fx.Node, window: Window, point: Point) -> Expr:
     """Emit the loops over a window; return the total."""
-    b, dtype = evaluator.builder, held(anchor.meta["val"].dtype)
+    b, result_type = evaluator.builder, anchor.meta["val"].dtype
+    dtype = total_type(result_type)
     total = b.local(dtype, point.lanes, "total")
     b.store(total, const(window.kind.neutral(dtype), with_lanes(dtype, point.lanes)), 0)
     source = anchor.args[0]
@@ -118,8 +128,8 @@ def _combined(evaluator: Evaluator, anchor: fx.Node, window: Window, point: Poin
         if not axes:
             coordinates = tuple(where[dim] for dim in range(len(where)))
             value = evaluator.fresh({}).value(source, point.moved(coordinates, lane_dim))
-            before = load(total, 0, point.lanes)
-            b.store(total, window.kind.combine(before, cast(value, dtype)), 0)
+            before = b.let(load(total, 0, point.lanes))
+            b.store(total, window.kind.combine(before, window.kind.term(value, result_type)), 0)
             return
         axis = axes[0]
         first, last = axis.bounds(b, point.coordinates)
@@ -131,7 +141,7 @@ def _combined(evaluator: Evaluator, anchor: fx.Node, window: Window, point: Poin
     visit(window.axes, {dim: point.coordinates[out] for dim, out in window.fixed.items()})
     result = b.let(load(total, 0, point.lanes))
     if window.divisor is None:
-        return result
+        return as_value(result, result_type)
     count = cast(window.divisor(b, point.coordinates), dtype)
     return b.let(result / splat(count, point.lanes))
 
@@ -154,7 +164,7 @@ def window_of(region: Region, anchor: fx.Node) -> Window:
     raise BuildError(f"no code for {op_name(anchor)}")
 
 
-PLAIN = {"sum": SUM, "mean": SUM, "amax": MAXIMUM, "amin": MINIMUM, "any": MAXIMUM, "all": MINIMUM}
+PLAIN = {"sum": SUM, "mean": SUM, "amax": MAXIMUM, "amin": MINIMUM, "any": ANY, "all": ALL}
 
 
 def _whole(size: Size) -> Callable[[Builder, Coordinates], tuple[Expr, Expr]]:

@@ -6,19 +6,19 @@ and runs the epilogue. Several reductions of the same tensor read it once.
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import fx
 from tvm import tirx
 
 from effc.codegen.access import Access
-from effc.codegen.dtypes import from_memory, held, stored
+from effc.codegen.dtypes import from_memory, stored
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import typical, unravel
 from effc.codegen.families.reduce import PLAIN, keeps_dims, reduced_dims
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
 from effc.codegen.operands import base_of
-from effc.codegen.reduce_lanes import Totals
+from effc.codegen.reduce_lanes import Totals, as_value, total_type
 from effc.codegen.region import Region
 from effc.codegen.tir import Expr, cast, const, index, load, load_masked, mask
 from effc.codegen.vectors import Run, Vectors
@@ -65,8 +65,11 @@ class Layout:
 
 
 def layout_of(source: Access, reduced: set[int]) -> Layout:
-    """Order the reduced dimensions by stride and join those that lie one after the other."""
-    order = sorted(reduced, key=lambda dim: -typical(source.strides[dim]))
+    """Order the reduced dimensions by stride and join those that lie one after the other.
+
+    Repeated elements (stride 0) are lines; the run is contiguous.
+    """
+    order = sorted(reduced, key=lambda d: (source.strides[d] == 1, -typical(source.strides[d])))
     segments: list[tuple[Size, Size]] = []
     for dim in order:
         size, stride = source.shape[dim], source.strides[dim]
@@ -89,9 +92,9 @@ def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kern
     parts = _Parts(region, anchors, source, layout, isa)
     stages = (parts.pieces(f"{name}_pieces", symbols), parts.combine(name, symbols))
     kept = [source.shape[dim] for dim in layout.kept]
+    sizes = [np.dtype(total_type(node.meta["val"].dtype)).itemsize for node in anchors]
     nbytes = {
-        f"partial_{i}": product([*kept, layout.units, node.meta["val"].dtype.itemsize])
-        for i, node in enumerate(anchors)
+        f"partial_{i}": product([*kept, layout.units, itemsize]) for i, itemsize in enumerate(sizes)
     }
     return Kernel("reduce", stages, temporaries=nbytes)
 
@@ -107,17 +110,11 @@ class _Parts:
     def _kept(self) -> list[Size]:
         return [self.source.shape[dim] for dim in self.layout.kept]
 
-    def _dtype(self, node: fx.Node) -> str:
-        return held(node.meta["val"].dtype)
-
     def _partials(self, function: FunctionBuilder) -> list[tirx.Buffer]:
         return [
-            function.param("temporary", f"partial_{i}", self._memory(node))
+            function.param("temporary", f"partial_{i}", total_type(node.meta["val"].dtype))
             for i, node in enumerate(self.anchors)
         ]
-
-    def _memory(self, node: fx.Node) -> str:
-        return "uint8" if node.meta["val"].dtype == torch.bool else self._dtype(node)
 
     def pieces(self, name: str, symbols: tuple[str, ...]) -> Stage:
         """Reduce every piece to one number per reduction."""
@@ -138,16 +135,18 @@ class _Parts:
             first = b.let(place[-1] * index(PIECE))
             last = b.let(tirx.Min(first + index(PIECE), b.size(layout.run)))
             totals = self._reduce(function, memory, b.let(base), first, last)
-            for buffer, node, total in zip(partials, self.anchors, totals, strict=True):
-                b.store(buffer, cast(total.result(), self._memory(node)), task)
+            for buffer, total in zip(partials, totals, strict=True):
+                b.store(buffer, total.result(), task)
         return function.close(product(extents))
 
     def _reduce(
         self, function: FunctionBuilder, memory: tirx.Buffer, base: Expr, first: Expr, last: Expr
     ) -> list[Totals]:
         b, lanes = function.builder, self.isa.lanes
+        types = [node.meta["val"].dtype for node in self.anchors]
         totals = [
-            Totals(b, PLAIN[base_of(node)], self._dtype(node), lanes, WAYS) for node in self.anchors
+            Totals(b, PLAIN[base_of(node)], total_type(dtype), lanes, WAYS)
+            for node, dtype in zip(self.anchors, types, strict=True)
         ]
 
         def add(at: Expr, count: int, valid: Expr | None, way: int = 0) -> None:
@@ -155,9 +154,9 @@ class _Parts:
             if valid is not None:
                 raw = load_masked(memory, base + at, count, valid)
             value = b.let(from_memory(raw, self.source.dtype))
-            for total in totals:
+            for total, dtype in zip(totals, types, strict=True):
                 keep = None if valid is None else mask(valid, count)
-                total.add(cast(value, total.dtype), way, keep)
+                total.add(total.kind.term(value, dtype), way, keep)
 
         step = index(lanes * WAYS)
         turns = b.let(tirx.Div(last - first, step))
@@ -197,16 +196,17 @@ class _Parts:
     def _combined(
         self, function: FunctionBuilder, node: fx.Node, buffer: tirx.Buffer, task: Expr
     ) -> Expr:
-        b, dtype, kind = function.builder, self._dtype(node), PLAIN[base_of(node)]
+        b, kind = function.builder, PLAIN[base_of(node)]
+        dtype = total_type(node.meta["val"].dtype)
         units = b.size(self.layout.units)
         total = b.local(dtype, 1, "total")
         b.store(total, const(kind.neutral(dtype), dtype), 0)
         with b.loop(index(0), units, "unit") as unit:
-            value = from_memory(load(buffer, task * units + unit), node.meta["val"].dtype)
-            b.store(total, kind.combine(load(total, 0), value), 0)
+            before = b.let(load(total, 0))
+            b.store(total, kind.combine(before, load(buffer, task * units + unit)), 0)
         result = b.let(load(total, 0))
         if base_of(node) != "mean":
-            return result
+            return as_value(result, node.meta["val"].dtype)
         count = product([*self.layout.lines, self.layout.run])
         return b.let(result / cast(b.size(count), dtype))
 

@@ -16,7 +16,7 @@ from effc.codegen.families.elementwise import unravel
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel
 from effc.codegen.operands import NeedsScalarError
-from effc.codegen.reduce_lanes import REDUCTIONS, Totals
+from effc.codegen.reduce_lanes import REDUCTIONS, Totals, as_value, total_type
 from effc.codegen.region import Region
 from effc.codegen.tir import Expr, cast, index, load, mask
 from effc.codegen.vectors import Run, Vectors
@@ -114,7 +114,7 @@ class _RowBuilder:
         with self.b.loop(begin, end, "row") as task:
             self.row = tuple(unravel(self.b, task, outer))
             known: dict[fx.Node, Expr] = {}
-            for level in range(max(self.levels.of.values()) + 1):
+            for level in range(max(map(self._level_known, self.levels.of)) + 1):
                 self._pass(level, known)
         tasks = product(outer)
         scratch = simplify(self._stride() * FLOAT_NBYTES * len(self.levels.waiting))
@@ -147,7 +147,7 @@ class _RowBuilder:
             valid = None if count is None else mask(count, lanes)
             for node in reductions:
                 value = scope.value(node.args[0], point)
-                totals[node].add(cast(value, totals[node].dtype), way, valid)
+                totals[node].add(totals[node].kind.term(value, node.meta["val"].dtype), way, valid)
 
         self._cover(at, WAYS if reductions else 1)
         for node in reductions:
@@ -189,12 +189,12 @@ class _RowBuilder:
         return self.levels.of[node] + (op_name(node) in REDUCTIONS)
 
     def _totals(self, node: fx.Node) -> Totals:
-        dtype = held(node.meta["val"].dtype)
+        dtype = total_type(node.meta["val"].dtype)
         return Totals(self.b, REDUCTIONS[op_name(node)], dtype, self.vectors.lanes, WAYS)
 
     def _finished(self, node: fx.Node, total: Expr) -> Expr:
         if op_name(node) != "aten.mean.dim":
-            return total
+            return as_value(total, node.meta["val"].dtype)
         return self.b.let(total / cast(self.b.size(self.length), held(node.meta["val"].dtype)))
 
     def _at(self, node: fx.Node, position: Expr) -> Expr:

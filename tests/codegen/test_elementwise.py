@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from effc.ir.errors import UnsupportedError
 from effc.ir.testing import EXACT, ROUNDING
 
 F = torch.nn.functional
@@ -69,19 +70,81 @@ def test_integer_operators(compiled, target, dtype):
     compiled(Integers(), {"x": x, "y": y}, target).check({"x": x, "y": y}, FLOAT)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_other_float_types(compiled, target, dtype):
     class Mixed(torch.nn.Module):
         def forward(self, x):
             return [x * 2 + 1, x.float() * 0.1, (x.float() / 3).to(dtype), x > 0]
 
     x = torch.randn(5, 19, generator=torch.Generator().manual_seed(4)).to(dtype)
-    if dtype == torch.bfloat16:
-        program = compiled(Mixed(), {"x": x}, target)
-        sizes = [spec.dtype for spec in program.program.signature.outputs]
-        assert sizes == [dtype, torch.float32, dtype, torch.bool]
-        return
     compiled(Mixed(), {"x": x}, target).check({"x": x}, ROUNDING[torch.float32])
+
+
+def test_bfloat16_inside(compiled, target):
+    class Rounded(torch.nn.Module):
+        def forward(self, x):
+            return (x / 3).bfloat16().float(), x.bfloat16() > 1
+
+    x = torch.randn(5, 19, generator=torch.Generator().manual_seed(4))
+    x[0, 0], x[1, 1] = float("nan"), float("inf")
+    compiled(Rounded(), {"x": x}, target).check({"x": x}, ROUNDING[torch.bfloat16])
+
+
+class Predicates(torch.nn.Module):
+    def forward(self, x, y):
+        return [
+            x + 1, x * 2.5, x + y, x * y, 1 - x.int(), x.float(), x.double(), x.half(),
+            x.to(torch.uint8), x.to(torch.int8), ~x, x ^ y, x & y, x | y, x == y,
+            x != y, x < y, x >= y, x > 0, x == 1,
+            torch.maximum(x, y), torch.minimum(x, y), torch.where(x, 1, 0), torch.where(x, y, ~y),
+            x.masked_fill(y, True), torch.cat([x, y], 0), x * y.int(), x.logical_not(),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [1, 16, 21])
+def test_predicates(compiled, target, length):
+    generator = torch.Generator().manual_seed(8)
+    inputs = {name: torch.rand(3, length, generator=generator) > 0.5 for name in "xy"}
+    compiled(Predicates(), inputs, target).check(inputs, EXACT)
+
+
+class NotNumbers(torch.nn.Module):
+    def forward(self, x, y):
+        return [
+            x.relu(), F.relu6(x), F.hardtanh(x), x.clamp(-1, 1), F.softplus(x), F.silu(x),
+            F.leaky_relu(x), F.elu(x), F.mish(x), F.hardswish(x), F.hardsigmoid(x), x.sigmoid(),
+            x.tanh(), x.erf(), x.exp(), x.log(), x.sqrt(), x.abs(), torch.maximum(x, y),
+            torch.minimum(x, y), torch.maximum(y, x), torch.minimum(y, x), x.bool(), x.isnan(),
+            x.isinf(), x != y, x == x, x < y, torch.logical_and(x, x), torch.logical_xor(x, y),
+            x.logical_not(), x.nan_to_num(1.5), torch.where(x > y, x, y),
+        ]  # fmt: skip
+
+
+def test_not_a_number_and_infinities(compiled, target):
+    special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.5, -2.0])
+    x, y = special.repeat(7), special.repeat_interleave(7)
+    compiled(NotNumbers(), {"x": x, "y": y}, target).check({"x": x, "y": y}, FLOAT)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64], ids=str)
+def test_integers_wrap_around(compiled, target, dtype):
+    class Wrapped(torch.nn.Module):
+        def forward(self, x):
+            constants = [x > -9, x < 300, x + 300, x * -2, -3 - x, torch.where(x > 5, x, -7)]
+            return [*constants, x**0, x**1, x**4, x**5, x * x * x, -x]
+
+    x = torch.arange(-40, 81).to(dtype)
+    compiled(Wrapped(), {"x": x}, target).check({"x": x}, EXACT)
+
+
+def test_powers_of_integers_by_a_tensor_are_refused(compiled):
+    class Power(torch.nn.Module):
+        def forward(self, x, y):
+            return x**y
+
+    x = torch.arange(4)
+    with pytest.raises(UnsupportedError, match="powers of integers by a tensor"):
+        compiled(Power(), {"x": x, "y": x})
 
 
 class Movement(torch.nn.Module):
