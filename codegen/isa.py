@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from effc.codegen.tir import Expr, cast, const, llvm, same_type, splat, with_lanes
-from effc.ir.target import VNNI, Target
+from effc.ir.target import BF16, VNNI, Target
+
+PAIR_FUNCTION = "effc_dot_pairs"
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Isa:
         registers: Vector registers.
         dot_width: How many 8-bit products one step of the integer dot product sums per lane.
         has_vnni: Whether `vpdpbusd` exists.
+        has_bfloat16: Whether `vdpbf16ps` exists.
         has_masks: Whether masked loads and stores are cheap.
         l1: Bytes of first-level data cache.
         l2: Bytes of second-level cache.
@@ -30,6 +33,7 @@ class Isa:
     registers: int
     dot_width: int
     has_vnni: bool
+    has_bfloat16: bool
     has_masks: bool
     l1: int
     l2: int
@@ -44,6 +48,7 @@ class Isa:
             registers=target.vector_registers,
             dot_width=4 if has_vnni else 2,
             has_vnni=has_vnni,
+            has_bfloat16=target.has(BF16),
             has_masks=target.has("avx512vl"),
             l1=target.l1,
             l2=target.l2,
@@ -80,3 +85,37 @@ class Isa:
         codes = tirx.reinterpret(with_lanes("int16", lanes * 2), activations)
         name = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}[lanes]
         return total + llvm(name, result, codes, weights)
+
+    def load_pair(self, buffer: tirx.Buffer, at: Expr, is_single: bool = False) -> Expr:
+        """Two consecutive bfloat16 elements (or one and a zero) in all lanes of a uint32 vector."""
+        if is_single:
+            return splat(cast(tirx.BufferLoad(buffer, [at]), "uint32"), self.lanes)
+        pair = tirx.BufferLoad(buffer, [tirx.Ramp(at, const(1), 2)])
+        return splat(tirx.reinterpret("uint32", pair), self.lanes)
+
+    def dot_pairs(self, total: Expr, pairs: Expr, weights: Expr) -> Expr:
+        """`total[i] + sum_j pairs[i][j] * weights[i][j]` of bfloat16 pairs, in float32.
+
+        The function around it must import `pair_code`.
+        """
+        pair = with_lanes("uint16", self.lanes * 2)
+        operands = [tirx.reinterpret(pair, operand) for operand in (pairs, weights)]
+        return tirx.call_pure_extern(
+            with_lanes("float32", self.lanes), PAIR_FUNCTION, total, *operands
+        )
+
+    @property
+    def pair_code(self) -> str:
+        """LLVM's form of `dot_pairs`; TVM's own code generator has no bfloat16 type."""
+        total, codes = f"<{self.lanes} x float>", f"<{self.lanes * 2} x i16>"
+        pairs, name = f"<{self.lanes * 2} x bfloat>", f"dpbf16ps.{self.lanes * 32}"
+        taken = f"{total} %c, {codes} %a, {codes} %b"
+        return f"""
+define internal {total} @{PAIR_FUNCTION}({taken}) alwaysinline nounwind {{
+  %x = bitcast {codes} %a to {pairs}
+  %y = bitcast {codes} %b to {pairs}
+  %r = call {total} @llvm.x86.avx512bf16.{name}({total} %c, {pairs} %x, {pairs} %y)
+  ret {total} %r
+}}
+declare {total} @llvm.x86.avx512bf16.{name}({total}, {pairs}, {pairs})
+"""

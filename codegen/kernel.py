@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import tvm_ffi
 from tvm import tirx
-from tvm.ir import PrimType, Var
+from tvm.ir import PrimType, StringImm, Var
 
-from effc.codegen.tir import INDEX, Builder, Expr, pointer
+from effc.codegen.tir import INDEX, Builder, Expr, index, pointer
 from effc.ir.symbols import Size
 
 
@@ -99,6 +99,7 @@ class FunctionBuilder:
         self._begin, self._end = Var("begin", PrimType(INDEX)), Var("end", PrimType(INDEX))
         self._pointers: list[tuple[Var, tirx.Buffer]] = []
         self._params: list[Param] = []
+        self._import = ""
 
     def param(self, kind: ParamKind, which: int | str, dtype: str) -> tirx.Buffer:
         """Declare a pointer parameter and return the flat buffer behind it."""
@@ -106,6 +107,10 @@ class FunctionBuilder:
         self._pointers.append((variable, buffer))
         self._params.append(Param(kind, which))
         return buffer
+
+    def import_llvm(self, code: str) -> None:
+        """Let the body call functions written in LLVM's language."""
+        self._import = code
 
     @property
     def task_range(self) -> tuple[Expr, Expr]:
@@ -124,6 +129,8 @@ class FunctionBuilder:
         declared = [tirx.DeclBuffer(buffer, data=variable) for variable, buffer, _ in kept]
         arguments = [*[v for v, _, _ in kept], *self.builder.symbols.values()]
         body = tirx.SeqStmt([*declared, code])
+        if self._import:
+            body = tirx.AttrStmt(index(0), "pragma_import_llvm", StringImm(self._import), body)
         function = tirx.PrimFunc([*arguments, self._begin, self._end], body, None, None)
         function = function.with_attr({"global_symbol": self.name, "tirx.noalias": True})
         return Stage(function, tuple(param for _, _, param in kept), tasks)

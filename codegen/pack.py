@@ -20,6 +20,12 @@ def known(tensors: list[torch.Tensor | None], position: int) -> torch.Tensor:
     return tensor
 
 
+def as_array(tensor: torch.Tensor) -> np.ndarray:
+    """A numpy view; the bits of bfloat16 as uint16."""
+    bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+    return bits.numpy()
+
+
 def panels(matrix: np.ndarray, width: int, depth: int) -> np.ndarray:
     """Pack matrices into panels.
 
@@ -61,7 +67,7 @@ class PackProduct:
 
     def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
         """Pack `tensors[weight]`."""
-        weight = known(tensors, self.weight).numpy()
+        weight = as_array(known(tensors, self.weight))
         if weight.ndim == 2:
             weight = weight[:, :, None, None]
         columns, features, height, width = weight.shape
@@ -118,7 +124,7 @@ class PackDepthwise:
 
     def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
         """Pack `tensors[weight]`; integer codes become float32, which holds them exactly."""
-        weight = known(tensors, self.weight).numpy().astype(np.float32)
+        weight = known(tensors, self.weight).float().numpy()
         channels, _, height, width = weight.shape
         padded = np.zeros((height, width, -(-channels // self.lanes) * self.lanes), np.float32)
         padded[:, :, :channels] = weight[:, 0].transpose(1, 2, 0)

@@ -16,12 +16,15 @@ from effc.ir.opspec import Kind, kind_of, op_name
 FAMILIES = {
     "aten.linear.default": "product",
     "effc.linear_integer.default": "product",
+    "effc.linear_half.default": "product",
     "aten.conv2d.default": "product",
     "effc.conv2d_integer.default": "product",
+    "effc.conv2d_half.default": "product",
     "aten.mm.default": "product",
     "aten.bmm.default": "product",
     "aten.matmul.default": "product",
     "aten.scaled_dot_product_attention.default": "attention",
+    "effc.attention_half.default": "attention",
 }
 
 

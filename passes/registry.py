@@ -16,7 +16,9 @@ from effc.passes.base import Pass
 PASSES: dict[str, str] = {
     "decompose-rows": "effc.passes.lower.decompose:DecomposeRows",
     "fuse-regions": "effc.passes.lower.regions:FuseRegions",
+    "lower-half": "effc.passes.lower.half:LowerHalf",
     "lower-integer": "effc.passes.lower.integer:LowerInteger",
+    "bfloat16": "effc.passes.bits.half:Bfloat16",
     "quantize": "effc.passes.bits.quantize:Quantize",
     "canonicalize": "effc.passes.clean.canonicalize:Canonicalize",
     "fold-constants": "effc.passes.clean.fold_constants:FoldConstants",

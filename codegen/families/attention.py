@@ -5,23 +5,34 @@ of queries: its scores stay in memory of the calling thread, and no score matrix
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import torch
 from torch import fx
 from tvm import tirx
 
 from effc.codegen.access import Access
-from effc.codegen.dtypes import stored
+from effc.codegen.dtypes import from_memory, stored, to_memory
 from effc.codegen.epilogue import Epilogue
 from effc.codegen.evaluate import Evaluator, Point, flat_index
+from effc.codegen.families.attention_pack import PAIR, Packed, pack_stage
+from effc.codegen.families.attention_problem import Problem, key_vectors, problem_of
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
-from effc.codegen.operands import argument
 from effc.codegen.reduce_lanes import MAXIMUM, SUM, Totals
 from effc.codegen.region import Region
-from effc.codegen.tir import Expr, const, index, load, load_masked, mask, splat, with_lanes
+from effc.codegen.tir import (
+    Expr,
+    const,
+    index,
+    lanes_of,
+    load,
+    load_masked,
+    mask,
+    splat,
+    with_lanes,
+)
 from effc.codegen.vector_math import exp
 from effc.codegen.vectors import Run, Vectors
 from effc.ir.errors import BuildError
@@ -31,107 +42,22 @@ FLOAT_NBYTES = 4
 MAX_ROWS = 6
 
 
-def key_vectors(isa: Isa) -> int:
-    """Vectors of neighbouring keys (or of value columns) a tile holds in registers."""
-    return 4 if isa.registers >= 32 else 2
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One attention: query `[..., L, E]`, key `[..., S, E]`, value `[..., S, V]`.
-
-    Attributes:
-        query: Input position.
-        key: Input position.
-        value: Input position.
-        mask: Input position of the mask, or None.
-        is_causal: Whether query i sees keys up to i only.
-        scale: Factor of the scores.
-        repeats: Query heads per key head.
-    """
-
-    query: int
-    key: int
-    value: int
-    mask: int | None
-    is_causal: bool
-    scale: float
-    repeats: int
-
-
 def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
     """Make the kernel of a region whose anchor is softmax attention."""
     anchor = region.anchor()
     if anchor is None:
         raise BuildError("an attention region without attention")
-    problem = problem_of(region, anchor)
-    key = region.inputs[problem.key]
-    width = key_vectors(isa) * isa.lanes
-    pack = _pack_stage(region, problem, isa, f"{name}_pack", symbols)
-    attend = _Attention(region, anchor, problem, isa, name, symbols)
+    problem = problem_of(region, anchor, isa)
+    pack = pack_stage(region, problem, isa, f"{name}_pack", symbols)
+    kind = AttentionOfPairs if problem.pairs else Attention
+    attend = kind(region, anchor, problem, isa, name, symbols)
     stage = attend.stage()
-    panels = ceil_div(key.shape[-2], width)
-    nbytes = product([*key.shape[:-2], panels, key.shape[-1], width, FLOAT_NBYTES])
-    return Kernel(
-        "attention", (pack, stage), temporaries={"keys": nbytes}, scratch=attend.scratch()
-    )
+    keys, values = Packed.of(region, problem, isa).nbytes(region.inputs[problem.key].shape[:-2])
+    temporaries = {"keys": keys, "values": values} if problem.pairs else {"keys": keys}
+    return Kernel("attention", (pack, stage), temporaries=temporaries, scratch=attend.scratch())
 
 
-def problem_of(region: Region, anchor: fx.Node) -> Problem:
-    """Read an attention operator.
-
-    Raises:
-        BuildError: For element types or forms without code.
-    """
-    positions = [region.input_of(arg) for arg in anchor.args[:3]]
-    if any(region.inputs[p].dtype != torch.float32 for p in positions):
-        raise BuildError("attention is built for float32 only")
-    mask_node = argument(anchor, 3, "attn_mask", None)
-    query, key = (region.inputs[p].shape for p in positions[:2])
-    scale = argument(anchor, 6, "scale", None)
-    repeats = 1
-    if argument(anchor, 7, "enable_gqa", False) and query[-3] != key[-3]:
-        repeats = query[-3] // key[-3]
-    query_at, key_at, value_at = positions
-    return Problem(
-        query_at,
-        key_at,
-        value_at,
-        None if mask_node is None else region.input_of(mask_node),
-        bool(argument(anchor, 5, "is_causal", False)),
-        1 / math.sqrt(query[-1]) if scale is None else float(scale),
-        repeats,
-    )
-
-
-def _pack_stage(
-    region: Region, problem: Problem, isa: Isa, name: str, symbols: tuple[str, ...]
-) -> Stage:
-    """Keys `[..., S, E]` to panels `[..., S / width][E][width]`, zero past the last key."""
-    key = region.inputs[problem.key]
-    function = FunctionBuilder(name, symbols)
-    source = function.param("input", problem.key, "float32")
-    target = function.param("temporary", "keys", "float32")
-    b, features = function.builder, key.shape[-1]
-    width = key_vectors(isa) * isa.lanes
-    outer: list[Size] = [*key.shape[:-2], ceil_div(key.shape[-2], width)]
-    begin, end = function.task_range
-    with b.loop(begin, end, "task") as task:
-        *place, panel = unravel(b, task, outer)
-        first = b.let(panel * index(width))
-        valid = b.let(tirx.Min(b.size(key.shape[-2]) - first, index(width)))
-        base = b.let(task * index(features * width))
-        start = Point((*place, first, index(0)))
-        origin = b.let(flat_index(b, key, start))
-        with b.loop(index(0), valid, "key") as j, b.loop(0, features, "feature") as e:
-            value = load(source, origin + j * b.size(key.strides[-2]) + e)
-            b.store(target, value, base + e * index(width) + j)
-        with b.loop(valid, index(width), "key") as j, b.loop(0, features, "feature") as e:
-            b.store(target, const(0.0, "float32"), base + e * index(width) + j)
-    return function.close(product(outer))
-
-
-class _Attention:
+class Attention:
     """The second stage."""
 
     def __init__(
@@ -152,14 +78,15 @@ class _Attention:
         self.outputs = [
             self.function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)
         ]
-        self.keys = self.function.param("temporary", "keys", "float32")
+        self.sizes = Packed.of(region, problem, isa)
+        self.keys = self.function.param("temporary", "keys", self.sizes.dtype)
         self.scores = self.function.param("scratch", 0, "float32")
         self.query: Access = region.inputs[problem.query]
         self.value: Access = region.inputs[problem.value]
         self.length, self.source_length = self.query.shape[-2], self.value.shape[-2]
         self.features, self.columns = self.query.shape[-1], self.value.shape[-1]
         self.domain = region.shape(anchor)
-        self.width = key_vectors(isa) * isa.lanes
+        self.width = self.sizes.width
         self.vectors = Vectors(isa.lanes, isa.has_masks)
         self.rows = self._tile_rows()
         inner = {problem.query, problem.key, problem.value, problem.mask}
@@ -225,25 +152,21 @@ class _Attention:
         b, lanes, width = self.b, self.isa.lanes, self.width
         source, stride = self.inputs[self.problem.query], b.size(self.query.strides[-2])
         base = b.let(flat_index(b, self.query, Point((*self.place, first, index(0)))))
-        key = self.region.inputs[self.problem.key]
-        flat = index(0)
-        for coordinate, size in zip(self._key_place(), key.shape[:-2], strict=True):
-            flat = flat * b.size(size) + coordinate
-        panels = b.size(ceil_div(self.source_length, width))
-        panel_base = b.let(flat * panels * index(self.features * width))
+        panel_size = index(self.sizes.features * width)
+        panel_base = b.let(self._head() * b.size(self.sizes.panels) * panel_size)
         used = b.let(tirx.Div(limit + index(width - 1), index(width)))
         with b.loop(index(0), used, "panel") as panel:
             totals = b.local("float32", rows * width, "score")
             for place in range(0, rows * width, lanes):
                 b.store(totals, const(0.0, with_lanes("float32", lanes)), place)
-            here = b.let(panel_base + panel * index(self.features * width))
-            with b.loop(0, self.features, "e") as e:
+            here = b.let(panel_base + panel * panel_size)
+            for e, is_single in self._features():
                 keys = [
                     b.let(load(self.keys, here + e * index(width) + index(v * lanes), lanes))
                     for v in range(key_vectors(self.isa))
                 ]
                 for row in range(rows):
-                    feature = splat(load(source, base + stride * index(row) + e), lanes)
+                    feature = self._feature(source, base + stride * index(row), e, is_single)
                     self._accumulate(totals, row * width, b.let(feature), keys)
             for row in range(rows):
                 for v in range(key_vectors(self.isa)):
@@ -254,8 +177,27 @@ class _Attention:
         lanes = self.isa.lanes
         for number, vector in enumerate(vectors):
             place = at + number * lanes
-            total = self.isa.multiply_add(factor, vector, load(totals, place, lanes))
+            total = self._multiplied(factor, vector, load(totals, place, lanes))
             self.b.store(totals, total, place)
+
+    def _features(self) -> Iterator[tuple[Expr, bool]]:
+        """Loop over a query's features; says which of them stand alone in a pair."""
+        with self.b.loop(0, self.features, "e") as e:
+            yield e, False
+
+    def _feature(self, source: tirx.Buffer, line: Expr, e: Expr, is_single: bool) -> Expr:
+        """A feature of a query in all lanes."""
+        return splat(from_memory(load(source, line + e), self.query.dtype), self.isa.lanes)
+
+    def _multiplied(self, factor: Expr, vector: Expr, total: Expr) -> Expr:
+        return self.isa.multiply_add(factor, vector, total)
+
+    def _head(self) -> Expr:
+        """Number of the key head, counted over all outer dimensions."""
+        flat, key = index(0), self.region.inputs[self.problem.key]
+        for coordinate, size in zip(self._key_place(), key.shape[:-2], strict=True):
+            flat = flat * self.b.size(size) + coordinate
+        return self.b.let(flat)
 
     def _score(self, row: int, position: Expr) -> Expr:
         return index(row) * self.b.size(self._row_stride()) + position
@@ -281,13 +223,17 @@ class _Attention:
         def grow(position: Expr, count: int, valid: Expr | None) -> None:
             score = load(self.scores, self._score(row, position), count)
             value = exp(b, b.let(score - splat(top, count)))
-            b.store(self.scores, value, self._score(row, position))
+            self._keep(row, position, value, valid)
             total.add(value, 0, None if valid is None else mask(valid, count))
 
         self.vectors.cover(b, run, grow)
         sum_ = total.result()
         zero, one = const(0.0, "float32"), const(1.0, "float32")
         return b.let(tirx.Select(tirx.EQ(sum_, zero), zero, one / sum_))
+
+    def _keep(self, row: int, position: Expr, value: Expr, valid: Expr | None) -> None:
+        """Store exponentials of a row for the second product."""
+        self.b.store(self.scores, value, self._score(row, position))
 
     def _masked(
         self, first: Expr, row: int, position: Expr, lanes: int, valid: Expr | None
@@ -329,18 +275,11 @@ class _Attention:
         self, first: Expr, rows: int, limit: Expr, factors: list[Expr], start: int, size: int
     ) -> None:
         b, lanes = self.b, self.isa.lanes
-        source, access = self.inputs[self.problem.value], self.value
         parts = [(at, min(lanes, size - at)) for at in range(0, size, lanes)]
         totals = b.local("float32", rows * len(parts) * lanes, "sum")
         for place in range(rows * len(parts)):
             b.store(totals, const(0.0, with_lanes("float32", lanes)), place * lanes)
-        base = b.let(flat_index(b, access, Point((*self._key_place(), index(0), index(start)))))
-        with b.loop(index(0), limit, "key") as key:
-            line = b.let(base + key * b.size(access.strides[-2]))
-            values = [b.let(self._value(source, line, at, valid)) for at, valid in parts]
-            for row in range(rows):
-                weight = b.let(splat(load(self.scores, self._score(row, key)), lanes))
-                self._accumulate(totals, row * len(parts) * lanes, weight, values)
+        self._sum_values(rows, limit, start, parts, totals)
         for row in range(rows):
             for number, (at, valid) in enumerate(parts):
                 total = load(totals, (row * len(parts) + number) * lanes, lanes)
@@ -349,9 +288,74 @@ class _Attention:
                 coordinates = (*self.place, query, index(start + at))
                 self.epilogue.finish(value, coordinates, len(self.domain) - 1, valid)
 
+    def _sum_values(
+        self, rows: int, limit: Expr, start: int, parts: list[tuple[int, int]], totals: tirx.Buffer
+    ) -> None:
+        """Add the values of every key to the totals, each times its row's exponential."""
+        b, lanes, access = self.b, self.isa.lanes, self.value
+        source = self.inputs[self.problem.value]
+        base = b.let(flat_index(b, access, Point((*self._key_place(), index(0), index(start)))))
+        with b.loop(index(0), limit, "key") as key:
+            line = b.let(base + key * b.size(access.strides[-2]))
+            values = [b.let(self._value(source, line, at, valid)) for at, valid in parts]
+            for row in range(rows):
+                weight = b.let(splat(load(self.scores, self._score(row, key)), lanes))
+                self._accumulate(totals, row * len(parts) * lanes, weight, values)
+
     def _value(self, source: tirx.Buffer, line: Expr, at: int, valid: int) -> Expr:
         """A vector of values; lanes past the last column hold anything."""
         lanes = self.isa.lanes
         if valid == lanes:
-            return load(source, line + index(at), lanes)
-        return load_masked(source, line + index(at), lanes, index(valid))
+            found = load(source, line + index(at), lanes)
+        else:
+            found = load_masked(source, line + index(at), lanes, index(valid))
+        return from_memory(found, self.value.dtype)
+
+
+class AttentionOfPairs(Attention):
+    """The second stage on pairs of bfloat16: of features first, then of keys."""
+
+    def stage(self) -> Stage:
+        """Emit the loops over tiles of queries."""
+        self.function.import_llvm(self.isa.pair_code)
+        self.values = self.function.param("temporary", "values", self.sizes.dtype)
+        return super().stage()
+
+    def _features(self) -> Iterator[tuple[Expr, bool]]:
+        with self.b.loop(0, self.features // PAIR, "e") as e:
+            yield e, False
+        if self.features % PAIR:
+            yield index(self.features // PAIR), True
+
+    def _feature(self, source: tirx.Buffer, line: Expr, e: Expr, is_single: bool) -> Expr:
+        return self.isa.load_pair(source, line + e * index(PAIR), is_single)
+
+    def _multiplied(self, factor: Expr, vector: Expr, total: Expr) -> Expr:
+        return self.isa.dot_pairs(total, factor, vector)
+
+    def _keep(self, row: int, position: Expr, value: Expr, valid: Expr | None) -> None:
+        """Store exponentials as bfloat16 at the front of the row, zero past the last key."""
+        lanes = lanes_of(value)
+        codes = to_memory(value, torch.bfloat16)
+        if valid is not None:
+            codes = tirx.Select(mask(valid, lanes), codes, const(0, with_lanes("uint16", lanes)))
+        words = tirx.reinterpret(with_lanes("float32", lanes // PAIR), codes)
+        self.b.store(self.scores, words, self._pair(row, tirx.Div(position, index(PAIR))))
+
+    def _pair(self, row: int, number: Expr) -> Expr:
+        return index(row) * self.b.size(self._row_stride()) + number
+
+    def _sum_values(
+        self, rows: int, limit: Expr, start: int, parts: list[tuple[int, int]], totals: tirx.Buffer
+    ) -> None:
+        b, lanes, columns = self.b, self.isa.lanes, self.sizes.columns
+        base = self._head() * b.size(self.sizes.head_pairs) * index(columns) + index(start)
+        base = b.let(base)
+        with b.loop(index(0), tirx.Div(limit + index(1), index(PAIR)), "pair") as pair:
+            line = b.let(base + pair * index(columns))
+            values = [b.let(load(self.values, line + index(at), lanes)) for at, _ in parts]
+            for row in range(rows):
+                word = tirx.reinterpret("uint32", load(self.scores, self._pair(row, pair)))
+                self._accumulate(
+                    totals, row * len(parts) * lanes, b.let(splat(word, lanes)), values
+                )

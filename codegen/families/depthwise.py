@@ -1,7 +1,7 @@
 """Depthwise convolution: vectors of channels, a row of output pixels in registers.
 
-int8 codes are converted to float32, in which every sum of up to 64 taps of 8-bit products is exact,
-so the integer result is exact too.
+16-bit floats and int8 codes are converted to float32. It holds every sum of up to 64 taps of 8-bit
+products exactly, so the integer result is exact too.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import fx
 from tvm import tirx
 
 from effc.codegen.access import Access
-from effc.codegen.dtypes import stored
+from effc.codegen.dtypes import from_memory, stored
 from effc.codegen.epilogue import Epilogue
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
@@ -191,7 +191,9 @@ class _Depthwise:
         at = line + self.b.size(self.source.strides[3]) * index(column)
         whole = count is None
         value = load(source, at, lanes) if whole else load_masked(source, at, lanes, count)
-        return cast(cast(value, "int32"), "float32") if self.is_integer else value
+        if self.is_integer:
+            return cast(cast(value, "int32"), "float32")
+        return from_memory(value, self.source.dtype)
 
     def _weight(self, tap: Expr, step: int, channel: Expr, lanes: int) -> Expr:
         padded = -(-self.channels // self.isa.lanes) * self.isa.lanes

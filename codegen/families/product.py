@@ -1,20 +1,21 @@
 """The packed product: linear layers, convolutions and matrix products share one register tile.
 
 A tile of `rows` positions by `vectors` of output columns stays in registers while the loop over
-taps and input features broadcasts one feature (float32) or one group of codes (int8) per row and
-multiplies it with a packed panel of weights. The epilogue runs on the tile before it is stored.
+taps and input features broadcasts one feature (float32), a pair (bfloat16) or four codes (int8)
+per row and multiplies it with a packed panel of weights. The epilogue runs on the tile before it is
+stored.
 """
 
 from dataclasses import dataclass, replace
 
 from tvm import tirx
 
-from effc.codegen.dtypes import stored
+from effc.codegen.dtypes import from_memory, stored
 from effc.codegen.epilogue import Epilogue
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.families.product_pack import pack_stage
-from effc.codegen.families.product_plan import Plan, plan_of
+from effc.codegen.families.product_plan import Plan, Shape, plan_of
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, ParamKind
 from effc.codegen.region import Region
@@ -68,6 +69,9 @@ class _ProductBuilder:
             self.function.param("output", i, stored(access.dtype))
             for i, access in enumerate(region.outputs)
         ]
+        self.dtype = region.inputs[plan.source].dtype
+        if plan.is_half and plan.depth == 2:
+            self.function.import_llvm(isa.pair_code)
         kind: ParamKind = "packed" if plan.runtime is None else "temporary"
         self.panels = self.function.param(kind, "panels", plan.weight_dtype)
         self.sums = self.function.param("packed", "sums", "int32") if plan.is_integer else None
@@ -143,8 +147,7 @@ class _ProductBuilder:
     def _tile(self, tile: Tile, first: Expr, rows: int, columns: int) -> None:
         b, lanes = self.b, self.isa.lanes
         vectors = -(-columns // lanes)
-        dtype = "int32" if self.plan.is_integer else "float32"
-        totals = b.local(dtype, rows * vectors * lanes, "total")
+        totals = b.local(self.plan.total_dtype, rows * vectors * lanes, "total")
         for vector in range(vectors):
             start = self._start(tile, vector)
             for row in range(rows):
@@ -162,7 +165,7 @@ class _ProductBuilder:
         if self.sums is not None and self.plan.has_static_zero_point:
             at = tile.panel * index(self.plan.width) + index(vector * lanes)
             return self.b.let(load(self.sums, at, lanes))
-        return const(0, with_lanes("int32" if self.plan.is_integer else "float32", lanes))
+        return const(0, with_lanes(self.plan.total_dtype, lanes))
 
     def _accumulate(
         self, tile: Tile, first: Expr, totals: tirx.Buffer, rows: int, vectors: int
@@ -180,10 +183,15 @@ class _ProductBuilder:
         with b.loop(0, plan.taps, "tap") as tap:
             tap_base = b.let(base + plan.tap_offset(b, tap))
             weight_base = b.let(panel_base + tap * b.size(simplify(steps * step_size)))
-            with b.loop(index(0), b.size(steps), "k") as k:
+            whole = plan.features // 2 if plan.has_odd_pair else steps
+            with b.loop(index(0), b.size(whole), "k") as k:
                 here = b.let(tap_base + k * index(plan.depth))
                 there = b.let(weight_base + k * index(step_size))
-                self._step(source, here, there, totals, rows, vectors)
+                self._step(source, here, there, totals, Shape(rows, vectors))
+            if plan.has_odd_pair:
+                here = b.let(tap_base + index(plan.features - 1))
+                there = b.let(weight_base + index(whole * step_size))
+                self._step(source, here, there, totals, Shape(rows, vectors), is_single=True)
 
     def _matrix_number(self, tile: Tile) -> Expr:
         """Which of the packed matrices a tile multiplies with."""
@@ -196,30 +204,47 @@ class _ProductBuilder:
         return self.b.let(flat)
 
     def _step(
-        self, source: tirx.Buffer, here: Expr, there: Expr, totals: tirx.Buffer, rows: int,
-        vectors: int,
+        self, source: tirx.Buffer, here: Expr, there: Expr, totals: tirx.Buffer, shape: Shape,
+        is_single: bool = False,
     ) -> None:  # fmt: skip
+        """Multiply a step's features of every row with its weights."""
         plan, b, isa = self.plan, self.b, self.isa
-        weights = []
-        for vector in range(vectors):
-            at = there + index(vector * isa.lanes * plan.depth)
-            whole = load(self.panels, at, isa.lanes)
-            weights.append(
-                b.let(isa.load_dot_weights(self.panels, at) if plan.is_integer else whole)
-            )
-        for row in range(rows):
+        weights = [
+            b.let(self._weights(there + index(vector * isa.lanes * plan.depth)))
+            for vector in range(shape.vectors)
+        ]
+        for row in range(shape.rows):
             at = here + b.size(plan.position_stride) * index(row) if row else here
-            if plan.is_integer:
-                feature = b.let(isa.load_dot_activations(source, at))
-            else:
-                feature = b.let(splat(load(source, at), isa.lanes))
-            for vector in range(vectors):
-                place = (row * vectors + vector) * isa.lanes
+            feature = b.let(self._feature(source, at, is_single))
+            for vector in range(shape.vectors):
+                place = (row * shape.vectors + vector) * isa.lanes
                 total = load(totals, place, isa.lanes)
-                if plan.is_integer:
-                    b.store(totals, isa.dot(total, feature, weights[vector]), place)
-                else:
-                    b.store(totals, isa.multiply_add(feature, weights[vector], total), place)
+                b.store(totals, self._multiplied(feature, weights[vector], total), place)
+
+    def _weights(self, at: Expr) -> Expr:
+        """The weights of one step and vector."""
+        plan, isa = self.plan, self.isa
+        if plan.is_integer:
+            return isa.load_dot_weights(self.panels, at)
+        found = load(self.panels, at, isa.lanes * plan.depth)
+        return from_memory(found, self.dtype) if plan.is_half and plan.depth == 1 else found
+
+    def _feature(self, source: tirx.Buffer, at: Expr, is_single: bool) -> Expr:
+        """The features of one step and row, in all lanes."""
+        plan, isa = self.plan, self.isa
+        if plan.is_integer:
+            return isa.load_dot_activations(source, at)
+        if plan.depth == 2:
+            return isa.load_pair(source, at, is_single)
+        return splat(from_memory(load(source, at), self.dtype), isa.lanes)
+
+    def _multiplied(self, feature: Expr, weights: Expr, total: Expr) -> Expr:
+        plan, isa = self.plan, self.isa
+        if plan.is_integer:
+            return isa.dot(total, feature, weights)
+        if plan.depth == 2:
+            return isa.dot_pairs(total, feature, weights)
+        return isa.multiply_add(feature, weights, total)
 
     def _finish(self, tile: Tile, position: Expr, vector: int, valid: int, total: Expr) -> None:
         """Run the epilogue on one vector of the tile and store the results."""

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import fx
 from tvm import tirx
 
 from effc.codegen.access import Access, joined
+from effc.codegen.dtypes import stored
 from effc.codegen.families.elementwise import typical
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import Pack
@@ -17,9 +19,10 @@ from effc.ir.errors import BuildError
 from effc.ir.opspec import op_name
 from effc.ir.symbols import Size, simplify
 
-LINEAR = {"aten.linear.default", "effc.linear_integer.default"}
-CONVOLUTION = {"aten.conv2d.default", "effc.conv2d_integer.default"}
+LINEAR = {"aten.linear.default", "effc.linear_integer.default", "effc.linear_half.default"}
+CONVOLUTION = {"aten.conv2d.default", "effc.conv2d_integer.default", "effc.conv2d_half.default"}
 INTEGER = {"effc.linear_integer.default", "effc.conv2d_integer.default"}
+HALF = {"effc.linear_half.default", "effc.conv2d_half.default"}
 MATRIX = {"aten.mm.default", "aten.bmm.default", "aten.matmul.default"}
 CHUNK_POSITIONS = 48
 
@@ -57,7 +60,8 @@ class Plan:
         source: Input position of the activations.
         zero_point: The node of the activations' zero point, or None.
         has_static_zero_point: Whether the zero point is a weight.
-        is_integer: int8 codes and int32 totals, or float32.
+        is_integer: int8 codes and int32 totals.
+        is_half: 16-bit floats and float32 totals; if neither, all is float32.
         inputs: Accesses of all inputs over the epilogue's domain.
         outputs: Accesses of all outputs over the same domain.
         outer: Sizes of the dimensions outside positions and columns.
@@ -89,6 +93,7 @@ class Plan:
     zero_point: fx.Node | None
     has_static_zero_point: bool
     is_integer: bool
+    is_half: bool
     inputs: tuple[Access, ...]
     outputs: tuple[Access, ...]
     outer: tuple[Size, ...]
@@ -130,8 +135,23 @@ class Plan:
 
     @property
     def weight_dtype(self) -> str:
-        """Element type of the packed weight."""
+        """Element type of the packed weight in memory."""
+        if self.is_half:
+            return stored(self.inputs[self.source].dtype)
         return "int8" if self.is_integer else "float32"
+
+    @property
+    def has_odd_pair(self) -> bool:
+        """Whether the last of the bfloat16 pairs is a single feature.
+
+        What lies behind it may be no number, so unlike codes it cannot be multiplied with zero.
+        """
+        return self.is_half and self.depth == 2 and self.features % 2 == 1
+
+    @property
+    def total_dtype(self) -> str:
+        """Element type of the sums."""
+        return "int32" if self.is_integer else "float32"
 
     def source_base(self, b: Builder, outer: tuple[Expr, ...], group: Expr) -> Expr:
         """Offset of the first tap of position 0."""
@@ -326,8 +346,9 @@ def _tiled(region: Region, anchor: fx.Node, isa: Isa, geometry: dict[str, Any]) 
         zero_point=zero_point,
         has_static_zero_point=has_static,
         is_integer=is_integer,
+        is_half=op_name(anchor) in HALF,
         lanes=isa.lanes,
-        depth=isa.dot_width if is_integer else 1,
+        depth=_depth(anchor, region, isa),
         **geometry,
     )
     plan = replace(plan, shape=choose_shape(plan, isa))
@@ -344,9 +365,18 @@ def _tiled(region: Region, anchor: fx.Node, isa: Isa, geometry: dict[str, Any]) 
     return replace(plan, packed=packed, panel_first=_panel_first(plan, isa))
 
 
+def _depth(anchor: fx.Node, region: Region, isa: Isa) -> int:
+    """Features one multiply-add step sums per lane."""
+    if op_name(anchor) in INTEGER:
+        return isa.dot_width
+    is_bfloat16 = region.inputs[region.input_of(anchor.args[0])].dtype == torch.bfloat16
+    return 2 if op_name(anchor) in HALF and is_bfloat16 and isa.has_bfloat16 else 1
+
+
 def _panel_first(plan: Plan, isa: Isa) -> bool:
     """Whether to finish a panel before the next: if all panels together overflow the cache."""
-    nbytes = plan.taps * plan.features * plan.columns * plan.groups * (1 if plan.is_integer else 4)
+    element = 1 if plan.is_integer else 2 if plan.is_half else 4
+    nbytes = plan.taps * plan.features * plan.columns * plan.groups * element
     return nbytes > isa.l2 // 2
 
 

@@ -94,6 +94,8 @@ def quantize_scaled(
 ) -> Tensor:
     """`effc.quantize` with the reciprocal of its scale, which kernels then need not compute.
 
+    `clamp(round_half_even(x * inverse) + zero_point)`; NaN is 0.
+
     Args:
         x: float32, any shape.
         inverse: float32, broadcasts against `x`; one over the scale.

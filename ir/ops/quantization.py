@@ -17,7 +17,7 @@ def quantize(
     qmax: int,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Round to the nearest code: `clamp(round_half_even(x * (1 / scale)) + zero_point)`.
+    """Round to the nearest code: `clamp(round_half_even(x * (1 / scale)) + zero_point)`; NaN is 0.
 
     Args:
         x: float32, any shape.

@@ -50,6 +50,7 @@ MATRIX = [
     "aten.bmm.default",
     "aten.matmul.default",
     "effc.linear_integer.default",
+    "effc.linear_half.default",
 ]
 CONVOLUTION = [
     "aten.conv1d.default",
@@ -58,6 +59,7 @@ CONVOLUTION = [
     "aten.conv1d.padding",
     "aten.conv3d.default",
     "effc.conv2d_integer.default",
+    "effc.conv2d_half.default",
 ]
 TABLE: dict[str, OpSpec] = {
     **{name: _anchor(_matrix_macs) for name in MATRIX},
@@ -68,4 +70,5 @@ TABLE: dict[str, OpSpec] = {
     "aten.conv_transpose1d.default": _anchor(_transposed_macs),
     "aten.conv_transpose2d.input": _anchor(_transposed_macs),
     "aten.scaled_dot_product_attention.default": _anchor(_attention_macs),
+    "effc.attention_half.default": _anchor(_attention_macs),
 }

@@ -17,6 +17,7 @@ from effc.passes.bits.activation_plan import (
     plan_activations,
 )
 from effc.passes.bits.activations import insert_dynamic, insert_static
+from effc.passes.bits.half import has_products, names_of, round_attention
 from effc.passes.bits.layers import RULE, Layer, Selection, Wanted, layer_names, select
 from effc.passes.bits.notes import describe
 from effc.passes.bits.weights import WeightObserver, WeightPacker
@@ -48,6 +49,8 @@ class Quantize(Pass):
             read codes where that is accurate enough (`auto`).
         skip_first: Leave the first linear or convolution in float.
         skip_last: Leave the last one in float.
+        attention: What softmax attention multiplies; `auto` is bfloat16 where the target has
+            products of it, else float32.
     """
 
     name: ClassVar[str] = "quantize"
@@ -62,10 +65,11 @@ class Quantize(Pass):
     residual: ResidualMode = "auto"
     skip_first: bool = False
     skip_last: bool = False
+    attention: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Quantize every method."""
-        check_patterns(ctx, layer_names(program))
+        check_patterns(ctx, [*layer_names(program), *names_of(program)])
         wanted = Wanted(self.embeddings, self.skip_first, self.skip_last)
         packer = WeightPacker(self.weight_observer)
         refusals: list[Refusal] = []
@@ -79,7 +83,17 @@ class Quantize(Pass):
             describe(editor.module, selection, plan, packer, self.activations, layers)
             _write(editor, selection, plan, packer)
             is_changed |= editor.finish()
+            is_changed |= self._round_attention(program, method, ctx, layers)
         return Outcome(is_changed, {"layers": layers}, tuple(refusals))
+
+    def _round_attention(
+        self, program: Program, method: str, ctx: PassContext, layers: dict[str, dict[str, Any]]
+    ) -> bool:
+        if self.attention == "float32" or (self.attention == "auto" and not has_products(ctx)):
+            return False
+        notes, is_changed = round_attention(program, method, ctx)
+        layers.update(notes)
+        return is_changed
 
     def _choice(self) -> Choice:
         of_maps: ObserverName = "mse" if self.observer == "auto" else self.observer

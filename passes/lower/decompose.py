@@ -16,6 +16,10 @@ from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
 
 aten = torch.ops.aten
+WITH_BIAS = (
+    "aten.linear.default", "aten.conv2d.default", "effc.linear_half.default",
+    "effc.conv2d_half.default",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class _SplitBias:
     def match(self, node: fx.Node) -> bool:
         return (
             node.op == "call_function"
-            and op_name(node) in ("aten.linear.default", "aten.conv2d.default")
+            and op_name(node) in WITH_BIAS
             and len(node.args) > 2
             and node.args[2] is not None
         )
@@ -74,7 +78,7 @@ class _SplitBias:
     def rewrite(self, node: fx.Node, editor: Editor) -> None:
         """The product without its bias, then an addition that fuses into its epilogue."""
         new, bias = Chain(editor, node), node.args[2]
-        if op_name(node) == "aten.conv2d.default":
+        if "conv2d" in op_name(node):
             column = attribute(editor.module, bias.target).reshape(-1, 1, 1)
             bias = editor.weight(f"{bias.target}_column", column, node)
         product = new(node.target, *node.args[:2], None, *node.args[3:], **node.kwargs)

@@ -6,7 +6,8 @@ from torch import fx
 from effc.ir.opspec import Kind, kind_of, op_name
 
 CHANNELS_LAST = (0, 2, 3, 1)
-CONVOLUTIONS = ("aten.conv2d.default", "effc.conv2d_integer.default")
+CONVOLUTIONS = ("aten.conv2d.default", "effc.conv2d_integer.default", "effc.conv2d_half.default")
+ATTENTION = ("aten.scaled_dot_product_attention.default", "effc.attention_half.default")
 POOLS = (
     "aten.max_pool2d.default", "aten.avg_pool2d.default", "aten.adaptive_avg_pool2d.default",
     "aten._adaptive_avg_pool2d.default", "aten.upsample_nearest2d.vec",
@@ -78,7 +79,7 @@ def only_permutation(module: fx.GraphModule, node: fx.Node) -> tuple[int, ...] |
     Only for results whose kernel can write any order: attention.
     """
     anchor = anchor_of(module, node.args[0])
-    if anchor is None or op_name(anchor) != "aten.scaled_dot_product_attention.default":
+    if anchor is None or op_name(anchor) not in ATTENTION:
         return None
     orders = {_order_of(user, node.meta["val"].dim()) for user in node.users}
     order = orders.pop() if len(orders) == 1 else None
