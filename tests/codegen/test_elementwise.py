@@ -126,6 +126,25 @@ def test_not_a_number_and_infinities(compiled, target):
     compiled(NotNumbers(), {"x": x, "y": y}, target).check({"x": x, "y": y}, FLOAT)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"), [(0, 255, torch.uint8), (-127, 127, torch.int8)], ids=str
+)
+def test_codes(compiled, target, low, high, dtype):
+    """Ties, saturation, NaN and infinities, with and without zero points."""
+
+    class Codes(torch.nn.Module):
+        def forward(self, x, scale, zero):
+            made = torch.ops.effc.quantize(x, scale, zero, low, high, dtype)
+            plain = torch.ops.effc.quantize_scaled(x, scale, None, low, high, dtype)
+            return made, plain, torch.ops.effc.dequantize(made, scale, zero)
+
+    special = [float("nan"), float("inf"), -float("inf"), 0.5, 1.5, 2.5, -0.5, -1.5, 1e30, -1e30]
+    x = torch.cat([torch.tensor(special), torch.randn(27) * 200]).repeat(3, 1)
+    scale, zero = torch.tensor([[0.5], [1.0], [3.0]]), torch.tensor([[0], [7], [100]]).int()
+    inputs = {"x": x, "scale": scale, "zero": zero}
+    compiled(Codes(), inputs, target).check(inputs, EXACT)
+
+
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64], ids=str)
 def test_integers_wrap_around(compiled, target, dtype):
     class Wrapped(torch.nn.Module):
