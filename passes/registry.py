@@ -18,7 +18,7 @@ PASSES: dict[str, str] = {
     "fuse-regions": "effc.passes.lower.regions:FuseRegions",
     "lower-half": "effc.passes.lower.half:LowerHalf",
     "lower-integer": "effc.passes.lower.integer:LowerInteger",
-    "bfloat16": "effc.passes.bits.half:Bfloat16",
+    "bfloat16": "effc.passes.bits.bfloat16:Bfloat16",
     "quantize": "effc.passes.bits.quantize:Quantize",
     "canonicalize": "effc.passes.clean.canonicalize:Canonicalize",
     "fold-constants": "effc.passes.clean.fold_constants:FoldConstants",

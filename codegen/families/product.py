@@ -15,7 +15,8 @@ from effc.codegen.epilogue import Epilogue
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.families.product_pack import pack_stage
-from effc.codegen.families.product_plan import Plan, Shape, plan_of
+from effc.codegen.families.product_plan import Plan, Shape
+from effc.codegen.families.product_tile import plan_of
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, ParamKind
 from effc.codegen.region import Region

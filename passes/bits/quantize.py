@@ -17,7 +17,7 @@ from effc.passes.bits.activation_plan import (
     plan_activations,
 )
 from effc.passes.bits.activations import insert_dynamic, insert_static
-from effc.passes.bits.half import has_products, names_of, round_attention
+from effc.passes.bits.bfloat16 import has_products, names_of, round_attention
 from effc.passes.bits.layers import RULE, Layer, Selection, Wanted, layer_names, select
 from effc.passes.bits.notes import describe
 from effc.passes.bits.weights import WeightObserver, WeightPacker

@@ -13,7 +13,7 @@ from effc.ir.program import Program, attribute
 from effc.ir.target import Target
 from effc.ir.testing import operators, traced
 from effc.passes.base import PassContext
-from effc.passes.bits.half import Bfloat16
+from effc.passes.bits.bfloat16 import Bfloat16
 from effc.passes.bits.quantize import Quantize
 from effc.passes.manager import PassManager
 from effc.passes.report import PipelineReport
