@@ -1,5 +1,6 @@
 """Output folders that appear whole or not at all, whatever stops the work on them."""
 
+import ctypes
 import errno
 import fcntl
 import glob
@@ -7,10 +8,11 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from uuid import uuid4
 
 from effc.backends.reading import foreign_file, is_artifact
@@ -19,6 +21,7 @@ from effc.ir.errors import UsageError
 RESULT = "artifact"
 MARK = "effc-"
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+HERE, RENAME_EXCHANGE = -100, 2  # of Linux: AT_FDCWD and a flag of renameat2
 HELD = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -77,37 +80,73 @@ def undisturbed() -> Iterator[None]:
     def hold(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, hold) for number in HELD}
+    before = {number: signal.getsignal(number) for number in HELD}
     try:
-        yield
+        try:
+            _handle(dict.fromkeys(HELD, hold))
+            yield
+        finally:
+            _handle(before)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _handle(before)  # again: a signal may have cut off the first time
         for each in received:
             signal.raise_signal(each)
 
 
+def _handle(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
 @contextmanager
 def _scratch_beside(folder: Path) -> Iterator[Path]:
-    made = [parent for parent in folder.parents if not parent.exists()]
-    scratch = folder.with_name(f".{folder.name}.{MARK}{uuid4().hex[:8]}")
-    held: int | None = None
+    place = _Place(folder)
     try:
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(folder.parent):
-                _sweep(folder)
-                scratch.mkdir(mode=0o700)
-                held = _lock(scratch)
-        except OSError as error:
-            raise UsageError(f"cannot write to {folder.parent}: {error.strerror}") from error
-        yield scratch
+            with undisturbed():
+                place.take()
+            yield place.scratch
+        finally:
+            place.leave()
     finally:
+        place.leave()  # again: a signal may have cut off the first time
+
+
+class _Place:
+    """A scratch folder beside an output folder, and what was made to get there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.scratch = folder.with_name(f".{folder.name}.{MARK}{uuid4().hex[:8]}")
+        self.made = [parent for parent in folder.parents if not parent.exists()]
+        self.held: int | None = None
+
+    def take(self) -> None:
+        """Make the scratch folder and lock it.
+
+        Raises:
+            UsageError: If that is not possible.
+        """
+        parent = self.folder.parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            with _locked(parent):
+                _sweep(self.folder)
+                self.scratch.mkdir(mode=0o700)
+                self.held = _lock(self.scratch)
+        except OSError as error:
+            is_file = isinstance(error, FileExistsError)
+            reason = os.strerror(errno.ENOTDIR) if is_file else error.strerror
+            raise UsageError(f"cannot write to {parent}: {reason}") from error
+
+    def leave(self) -> None:
+        """Remove the scratch folder, and parents that were made for nothing."""
         with undisturbed():
-            shutil.rmtree(scratch, ignore_errors=True)
-            if held is not None:
-                os.close(held)
-            for parent in made:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            if self.held is not None:
+                os.close(self.held)
+                self.held = None
+            for parent in self.made:
                 with suppress(OSError):  # not empty: it holds the result
                     parent.rmdir()
 
@@ -127,6 +166,8 @@ def _swap(scratch: Path, folder: Path) -> None:
     with undisturbed(), _locked(folder.parent):
         check_replaceable(folder)
         if folder.exists():
+            if _exchanged(scratch / RESULT, folder):
+                return
             os.rename(folder, old)
         try:
             os.rename(scratch / RESULT, folder)
@@ -134,6 +175,20 @@ def _swap(scratch: Path, folder: Path) -> None:
             if old.exists():
                 os.rename(old, folder)
             raise
+
+
+def _exchanged(first: Path, second: Path) -> bool:
+    """Let two folders change places in one step, so that neither is missing at any time.
+
+    Returns:
+        Whether that was done; not every system and file system can.
+    """
+    try:
+        exchange = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    paths = os.fsencode(first), os.fsencode(second)
+    return exchange(HERE, paths[0], HERE, paths[1], RENAME_EXCHANGE) == 0
 
 
 @contextmanager

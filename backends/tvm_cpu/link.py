@@ -81,6 +81,8 @@ def link(source: Path, objects: list[Path], include: Path, output: Path) -> None
         "-pthread",
     ]
     run(command)
+    if not output.is_file():
+        raise BuildError(f"{command[0]} wrote no library")
 
 
 def offered(header: Path) -> str:

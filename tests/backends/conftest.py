@@ -1,6 +1,8 @@
 """Small artifacts, built once: float32, 8 bits, two inputs with names, and the eager backend."""
 
 import dataclasses
+import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from effc.backends.artifact import MANIFEST
 from effc.backends.runner import Model
+from effc.backends.staging import RESULT, replacing
 from effc.candidate import build_candidate
 from effc.ir.program import Program
 from effc.ir.target import Target
@@ -18,6 +22,7 @@ from effc.passes.base import PassContext
 from effc.passes.clean.pipeline import CLEAN
 from effc.passes.manager import PassManager
 
+LIBRARY = "model.so"
 Open = Callable[..., Model]
 
 
@@ -114,3 +119,53 @@ def load(artifacts: dict[str, Path]) -> Iterator[Open]:
 def pixels() -> Tensor:
     """Images [5, 3, 12, 12]."""
     return torch.randn(5, 3, 12, 12, generator=torch.Generator().manual_seed(1))
+
+
+def _fill(folder: Path, text: str) -> None:
+    document = {"effc": text, "format": 1, "files": {LIBRARY: {}}}
+    (folder / MANIFEST).write_text(json.dumps(document))
+    (folder / LIBRARY).write_text(text * 50)
+
+
+def _version(folder: Path) -> str | None:
+    if not folder.exists():
+        return None
+    assert sorted(os.listdir(folder)) == [MANIFEST, LIBRARY]
+    text = str(json.loads((folder / MANIFEST).read_text())["effc"])
+    assert (folder / LIBRARY).read_text() == text * 50
+    return text
+
+
+def _write(folder: Path, text: str) -> None:
+    with replacing(folder) as scratch:
+        _fill(scratch / RESULT, text)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where an output folder may appear."""
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def fill() -> Callable[[Path, str], None]:
+    """Write what looks like an artifact into a folder; both of its files tell which one it is."""
+    return _fill
+
+
+@pytest.fixture
+def write() -> Callable[[Path, str], None]:
+    """Replace an output folder."""
+    return _write
+
+
+@pytest.fixture
+def version() -> Callable[[Path], str | None]:
+    """Which artifact lies in an output folder, all of it; None if there is no folder."""
+    return _version
+
+
+@pytest.fixture
+def only() -> Callable[[Path], list[str]]:
+    """All names in a folder."""
+    return lambda parent: sorted(os.listdir(parent))
