@@ -33,13 +33,26 @@ class Peer:
         name: As on the command line.
         package: What must be installed.
         export: Writes a program for inputs of some sizes into a folder, in the runtime's own form.
-        open: From such a folder, inputs and a number of threads to a call that runs once.
+        opener: From such a folder, inputs and a number of threads to a call that runs once.
     """
 
     name: str
     package: str
     export: Callable[[Program, Arrays, Path], None]
-    open: Callable[[Path, Arrays, int], Call]
+    opener: Callable[[Path, Arrays, int], Call]
+
+    def open(self, folder: Path, inputs: Arrays, threads: int) -> Call:
+        """Prepare to run what `export_peer` wrote.
+
+        Raises:
+            ModelError: If the peer cannot take it.
+        """
+        try:
+            return self.opener(folder, inputs, threads)
+        except EffcError:
+            raise
+        except Exception as error:  # runtimes raise whatever they raise
+            raise _refusal(self.name, error) from error
 
 
 def peer_of(name: str) -> Peer:
@@ -67,7 +80,11 @@ def export_peer(peer: Peer, program: Program, inputs: Arrays, folder: Path) -> N
     except EffcError:
         raise
     except Exception as error:  # exporters raise whatever they raise
-        raise ModelError(f"peer {peer.name} cannot take the model: {one_line(error)}") from error
+        raise _refusal(peer.name, error) from error
+
+
+def _refusal(name: str, error: Exception) -> ModelError:
+    return ModelError(f"peer {name} cannot take the model: {one_line(error)}")
 
 
 def peer_call(name: str, program: Program, inputs: Arrays, threads: int) -> Call:

@@ -52,8 +52,18 @@ class Interruption:
         return self._trace
 
 
-def test_a_signal_at_any_moment(out: Path, write: Write, version: Version, only: Names) -> None:
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_signal_at_any_moment(
+    can_exchange: bool,
+    out: Path,
+    write: Write,
+    version: Version,
+    only: Names,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """SIGINT at each line: the old one or the new one, never less, and nothing beside it."""
+    if not can_exchange:
+        monkeypatch.setattr(staging, "_exchanged", lambda first, second: False)
     write(out, "old")
     seen, files = set(), len(os.listdir("/proc/self/fd"))
     for moment in range(1, 5000):
