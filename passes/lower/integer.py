@@ -11,6 +11,7 @@ from effc.ir.opspec import op_name
 from effc.ir.program import Program, attribute
 from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
+from effc.passes.lower.borders import PAD
 from effc.passes.lower.decompose import Chain
 
 aten, effc = torch.ops.aten, torch.ops.effc
@@ -25,7 +26,10 @@ class LowerInteger(Pass):
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Apply every rule until none fits."""
-        rules = (_QuantizeOfSame(), _QuantizeAfterMove(), _IntegerProduct(), _AddDequantized())
+        rules = (
+            _QuantizeOfSame(), _QuantizeAfterMove(), _QuantizeAfterPad(), _IntegerProduct(),
+            _AddDequantized(),
+        )  # fmt: skip
         rewrites = apply(program, rules)
         fired, refusals = rewrites.fired, rewrites.refusals
         last = apply(program, (_StaticReciprocal(),))
@@ -38,6 +42,17 @@ def is_call(node: object, name: str) -> bool:
     return isinstance(node, fx.Node) and node.op == "call_function" and op_name(node) == name
 
 
+def keeps_codes(quantize: fx.Node, codes: fx.Node) -> bool:
+    """Whether codes of the same type and scale cannot lie outside a quantization's range."""
+    qmin, qmax, dtype = quantize.args[3:6]
+    limits = torch.iinfo(dtype)
+    if codes.meta["val"].dtype != dtype:
+        return False
+    if is_call(codes, QUANTIZE):
+        return codes.args[3] >= qmin and codes.args[4] <= qmax
+    return qmin <= limits.min and qmax >= limits.max
+
+
 class _QuantizeOfSame:
     """quantize(dequantize(q, s, z), s, z) is q."""
 
@@ -48,7 +63,7 @@ class _QuantizeOfSame:
             is_call(node, QUANTIZE)
             and is_call(node.args[0], DEQUANTIZE)
             and tuple(node.args[0].args[1:3]) == tuple(node.args[1:3])
-            and node.args[0].args[0].meta["val"].dtype == node.args[5]
+            and keeps_codes(node, node.args[0].args[0])
         )
 
     def check(self, node: fx.Node, program: Program) -> str | None:
@@ -81,7 +96,7 @@ class _QuantizeAfterMove:
         return (
             is_call(inner, DEQUANTIZE)
             and tuple(inner.args[1:3]) == tuple(node.args[1:3])
-            and inner.args[0].meta["val"].dtype == node.args[5]
+            and keeps_codes(node, inner.args[0])
         )
 
     def check(self, node: fx.Node, program: Program) -> str | None:
@@ -94,6 +109,30 @@ class _QuantizeAfterMove:
         codes = move.args[0].args[0]
         moved = editor.call(move, move.target, codes, *move.args[1:], before=node, **move.kwargs)
         editor.replace(node, moved)
+
+
+class _QuantizeAfterPad:
+    """quantize(pad(x, 0), s, z) is pad(quantize(x, s, z), z)."""
+
+    name = "quantize-after-pad"
+
+    def match(self, node: fx.Node) -> bool:
+        return is_call(node, QUANTIZE) and is_call(node.args[0], PAD)
+
+    def check(self, node: fx.Node, program: Program) -> str | None:
+        pad, zero_point = node.args[0], node.args[2]
+        if len(pad.args) > 2 and pad.args[2] != 0:
+            return "it pads with something else than zero"
+        is_number = zero_point is not None and zero_point.op == "get_attr"
+        if not is_number or zero_point.meta["val"].dim() > 0:
+            return "the zero point is not one constant"
+        return None
+
+    def rewrite(self, node: fx.Node, editor: Editor) -> None:
+        pad, zero_point = node.args[0], node.args[2]
+        codes = editor.call(node, node.target, pad.args[0], *node.args[1:], before=node)
+        fill = int(attribute(editor.module, zero_point.target))
+        editor.replace(node, editor.call(pad, pad.target, codes, pad.args[1], fill, before=node))
 
 
 class _IntegerProduct:
@@ -117,9 +156,10 @@ class _IntegerProduct:
             return "the weight's codes are not int8"
         if source.args[0].meta["val"].dtype != torch.uint8:
             return "the activation's codes are not uint8"
-        if len(node.args) < 7 and op_name(node) == "aten.conv2d.default":
+        is_linear = op_name(node) == "aten.linear.default"
+        if not is_linear and len(node.args) < 7:
             return "the convolution is not in canonical form"
-        return None
+        return _scale_reason(source, weight, is_linear) or _bias_reason(node, is_linear)
 
     def rewrite(self, node: fx.Node, editor: Editor) -> None:
         new = Chain(editor, node)
@@ -138,6 +178,28 @@ class _IntegerProduct:
         multiplier = _multiplier(editor, new, scale, weight_scale, column)
         addend = _addend(editor, node, bias, weight, column)
         editor.replace(node, new(effc.fused_multiply_add.default, total, multiplier, addend))
+
+
+def _scale_reason(source: fx.Node, weight: fx.Node, is_linear: bool) -> str | None:
+    """Why scales cannot leave the sum: those of an activation must be per tensor, row or image."""
+    scales = [operand for operand in source.args[1:] if operand is not None]
+    if any(_differs_along(operand, source, -1 if is_linear else 1) for operand in scales):
+        return "the activation's scale is not per tensor, row or image"
+    if weight.args[1].op != "get_attr" or _differs_along(weight.args[1], weight, 1):
+        return "the weight's scale is not a constant per output"
+    return None
+
+
+def _differs_along(scale: fx.Node, values: fx.Node, first: int) -> bool:
+    """Whether a scale that broadcasts against values has several from a dimension on."""
+    shape, rank = scale.meta["val"].shape, values.meta["val"].dim()
+    return any(size != 1 for size in ((1,) * (rank - len(shape)) + tuple(shape))[first:])
+
+
+def _bias_reason(node: fx.Node, is_linear: bool) -> str | None:
+    bias = node.args[2] if len(node.args) > 2 else None
+    is_computed = bias is not None and bias.op != "get_attr"
+    return "the bias is not a weight" if is_computed and not is_linear else None
 
 
 def _multiplier(
@@ -159,7 +221,7 @@ def _addend(
     if bias is None:
         zeros = torch.zeros(weight.meta["val"].shape[0]).reshape(column)
         return editor.weight(f"{weight.target}_no_bias", zeros, node)
-    if column == [-1] or bias.op != "get_attr":
+    if column == [-1]:
         return bias
     return editor.weight(
         f"{bias.target}_column", attribute(editor.module, bias.target).reshape(column), node
@@ -205,7 +267,8 @@ class _AddDequantized:
         return None
 
     def check(self, node: fx.Node, program: Program) -> str | None:
-        return None
+        is_float32 = node.meta["val"].dtype == torch.float32
+        return None if is_float32 else "the sum is not float32"
 
     def rewrite(self, node: fx.Node, editor: Editor) -> None:
         new, side = Chain(editor, node), self._side(node)
