@@ -1,5 +1,6 @@
 """Models, data, metrics and passes that tests name as `cli_models:name` from this folder."""
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -63,6 +64,12 @@ def rows(seed: int, count: int) -> np.ndarray:
 def batches() -> Iterator[dict[str, np.ndarray]]:
     for row in rows(1, 24):
         yield {"x": row[None]}
+
+
+def slow_batches() -> Iterator[dict[str, np.ndarray]]:
+    for batch in batches():
+        time.sleep(0.02)
+        yield batch
 
 
 def labelled(factory: Any = classifier) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:

@@ -52,8 +52,6 @@ class Ran:
         lines = self.err.splitlines()
         errors = [line for line in lines if line.startswith("effc: error: ")]
         others = [line for line in lines if line not in errors and not is_progress(line)]
-        __import__("pathlib").Path("/tmp/e/errors.log").open("a").write(
-            "\n".join(errors) + "\n"
         assert len(errors) == 1, self.err
         assert others == [], self.err
         return errors[0].removeprefix("effc: error: ")

@@ -137,7 +137,7 @@ def test_explain(network, compiled, report, run):
     facts = run("explain", compiled, "--json").assert_succeeds().json
     assert len(facts["most_sensitive"]) == 5
     layers = facts["layers"].items()
-    ratios = {name: min(n["sqnr_db"], n["weight_sqnr_db"]) for name, n in layers}
+    ratios = {name: notes["output_sqnr_db"] for name, notes in layers}
     assert facts["most_sensitive"][0] == min(ratios, key=ratios.__getitem__)
     assert 0.3 < sum(notes["time_share"] for notes in facts["layers"].values()) <= 1.001
     text = run("explain", compiled).assert_succeeds().out
@@ -201,7 +201,7 @@ def test_page(compiled, report, run, tmp_path):
     assert {row[0] for row in shown} == set(layers)
     decibels = [float(row[2].removesuffix(" dB")) for row in shown]
     assert decibels == sorted(decibels)
-    lowest = min(min(one["sqnr_db"], one["weight_sqnr_db"]) for one in layers.values())
+    lowest = min(one["output_sqnr_db"] for one in layers.values())
     assert decibels[0] == pytest.approx(lowest, abs=0.06)
     steps = page.tables["Where the time goes"][1:]
     assert sum(float(row[3].removesuffix("%")) for row in steps) == pytest.approx(100, abs=3)

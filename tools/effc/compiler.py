@@ -20,6 +20,7 @@ from effc.progress import Progress, no_progress
 from effc.recipe import Recipe
 from effc.repair import repaired
 from effc.report import report_of
+from effc.sensitivity import measure_layers
 from effc.verdict import Verdict, judge, seems_slower
 
 BASELINE, COMPILED = "baseline", "compiled"
@@ -74,7 +75,10 @@ class Compilation:
     def transformed(self, exclude: Sequence[str] = ()) -> PipelineReport:
         """Run the passes on the clean program, leaving out some more layers."""
         manager = PassManager(self.prepared.passes, (CostChange(),))
-        return manager.run(self.prepared.clean.program, self.prepared.context(exclude))
+        clean = self.prepared.clean.program
+        report = manager.run(clean, self.prepared.context(exclude))
+        measure_layers(report.to_json(), clean, report.program, self.prepared.inputs)
+        return report
 
     def tried(self, report: PipelineReport, folder: Path, name: str) -> Candidate:
         """Build what the passes made, check it against its program, and evaluate it."""

@@ -1,6 +1,7 @@
 """SIGINT and SIGTERM as an exception that only the command line catches."""
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,15 +48,22 @@ class Stop:
 
 @contextmanager
 def interruptible() -> Iterator[Stop]:
-    """Turn SIGINT and SIGTERM into `Interrupted` while the block runs, in the main thread."""
+    """Turn SIGINT and SIGTERM into `Interrupted` while the block runs, in the main thread.
+
+    Where Python cannot raise, as in a destructor, `raise_if_stopped` does so later; meanwhile
+    nothing is printed.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
     before = {number: signal.signal(number, stop) for number in SIGNALS}
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda lost: None if lost.exc_type is Interrupted else shown(lost)
     try:
         yield stop
     finally:
+        sys.unraisablehook = shown
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 

@@ -1,8 +1,8 @@
 """Keeping the quality budget: leave the most sensitive layers in float, as few as needed.
 
 A bisection over the layers in the order of their measured sensitivity finds the smallest number
-that must stay in float (after Schaefer et al., arXiv 2302.01382, with the signal-to-noise ratio of
-each layer's encoding as the order).
+that must stay in float (after Schaefer et al., arXiv 2302.01382, with the signal-to-noise ratio
+that each layer's output keeps as the order).
 """
 
 from __future__ import annotations
