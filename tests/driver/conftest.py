@@ -16,6 +16,7 @@ from effc.codegen.executable import Executable
 from effc.ir.program import Program
 from effc.ir.target import Target
 from effc.ir.testing import traced
+from effc.ir.trace.exported import program_of
 from effc.passes.base import PassContext
 from effc.passes.clean.pipeline import CLEAN
 from effc.passes.manager import PassManager
@@ -57,6 +58,19 @@ class Words(nn.Module):
         return x + self.down(functional.scaled_dot_product_attention(q, k, v))
 
 
+class Wide(nn.Module):
+    """Needs a gigabyte of working memory for a hundred thousand rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up = nn.Linear(4, 2048)
+        self.down = nn.Linear(2048, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).tanh())
+
+
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread() -> Iterator[None]:
     """Small tensors everywhere: one thread is faster than handing out the work."""
@@ -76,6 +90,9 @@ def programs() -> dict[str, Program]:
             Words(), torch.randn(2, 3, 16), dynamic={"x.0": "batch", "x.1": "steps"}, smallest=2
         ),
     }
+    rows = torch.export.Dim("rows", max=1 << 20)
+    wide = torch.export.export(Wide().eval(), (torch.randn(3, 4),), dynamic_shapes=({0: rows},))
+    traces["wide"] = program_of(wide, "wide")
     cleaned = {
         name: PassManager.parse(CLEAN).run(program, PassContext()).program
         for name, program in traces.items()
@@ -139,7 +156,7 @@ def run() -> Run:
 
 
 @pytest.fixture
-def program_of(builds: dict[str, Path], run: Run, tmp_path: Path) -> Callable[..., Path]:
+def compiled(builds: dict[str, Path], run: Run, tmp_path: Path) -> Callable[..., Path]:
     """Compile a C program against a built folder, as a user would."""
 
     def compile_program(source: Path, name: str) -> Path:

@@ -39,13 +39,13 @@ def test_the_example_computes_what_torch_does(
     name: str,
     shape: tuple[int, ...],
     sizes: list[str],
-    program_of: Compile,
+    compiled: Compile,
     builds: dict[str, Path],
     programs: dict[str, Program],
     run: Run,
 ) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    done = run([program_of(EXAMPLE, name), builds[name] / WEIGHTS, *sizes], numbers(x))
+    done = run([compiled(EXAMPLE, name), builds[name] / WEIGHTS, *sizes], numbers(x))
     assert (done.returncode, done.stderr) == (0, "")
     expected = programs[name].run({"x": x})["output"]
     found = torch.tensor([float(line) for line in done.stdout.split()]).view(expected.shape)
@@ -67,11 +67,11 @@ def test_the_library_needs_no_other(builds: dict[str, Path], run: Run) -> None:
 
 
 def test_two_models_in_one_process(
-    program_of: Compile, builds: dict[str, Path], programs: dict[str, Program], run: Run
+    compiled: Compile, builds: dict[str, Path], programs: dict[str, Program], run: Run
 ) -> None:
     """One is linked with the program, so that its names come first, the other is loaded later."""
     x = torch.full((2, 3, 12, 12), 0.5)
-    done = run([program_of(HERE / "two_models.c", "images"), builds["images"], builds["other"]])
+    done = run([compiled(HERE / "two_models.c", "images"), builds["images"], builds["other"]])
     assert (done.returncode, done.stderr) == (0, "")
     lines = [[float(word) for word in line.split()] for line in done.stdout.splitlines()]
     for name, found in zip(("images", "other", "images"), lines, strict=True):
@@ -94,8 +94,8 @@ def test_the_readme_shows_calls_that_compile(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_wrong_calls_are_errors(program_of: Compile, builds: dict[str, Path], run: Run) -> None:
-    done = run([program_of(HERE / "calls.c", "images"), builds["images"] / WEIGHTS])
+def test_wrong_calls_are_errors(compiled: Compile, builds: dict[str, Path], run: Run) -> None:
+    done = run([compiled(HERE / "calls.c", "images"), builds["images"] / WEIGHTS])
     assert (done.returncode, done.stderr) == (0, "")
     assert [line.rstrip() for line in done.stdout.splitlines()] == [
         "message: 0",
@@ -152,11 +152,11 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damaged_weights(
-    case: str, program_of: Compile, builds: dict[str, Path], run: Run, tmp_path: Path
+    case: str, compiled: Compile, builds: dict[str, Path], run: Run, tmp_path: Path
 ) -> None:
     path = tmp_path / WEIGHTS
     path.write_bytes(DAMAGE[case]((builds["images"] / WEIGHTS).read_bytes()))
-    done = run([program_of(EXAMPLE, "images"), path, "1"], "0 " * 432)
+    done = run([compiled(EXAMPLE, "images"), path, "1"], "0 " * 432)
     assert done.returncode == 1
     reasons = (f"cannot map {path} (", f"{path} is damaged or belongs to another model: ")
     assert done.stderr.startswith(reasons)
@@ -165,16 +165,16 @@ def test_damaged_weights(
 
 @pytest.mark.parametrize("name", ["other", "codes", "words"])
 def test_weights_of_another_model(
-    name: str, program_of: Compile, builds: dict[str, Path], run: Run
+    name: str, compiled: Compile, builds: dict[str, Path], run: Run
 ) -> None:
     path = builds[name] / WEIGHTS
-    done = run([program_of(EXAMPLE, "images"), path, "1"], "0 " * 432)
+    done = run([compiled(EXAMPLE, "images"), path, "1"], "0 " * 432)
     assert done.returncode == 1
     assert done.stderr.startswith(f"{path} is damaged or belongs to another model: ")
 
 
-def test_weights_that_are_no_file(program_of: Compile, run: Run, tmp_path: Path) -> None:
-    program = program_of(EXAMPLE, "images")
+def test_weights_that_are_no_file(compiled: Compile, run: Run, tmp_path: Path) -> None:
+    program = compiled(EXAMPLE, "images")
     assert run([program, tmp_path, "1"]).stderr.startswith(f"cannot map {tmp_path} (")
     long = tmp_path / ("x" * 200) / ("y" * 200) / ("z" * 250)
     assert run([program, long, "1"]).stderr.startswith(f"cannot open {tmp_path}")
@@ -187,15 +187,26 @@ def test_weights_are_the_same_bytes_every_time(
         assert (folder / WEIGHTS).read_bytes() == (sources[name] / WEIGHTS).read_bytes()
 
 
-def test_threads_that_cannot_start(program_of: Compile, builds: dict[str, Path], run: Run) -> None:
+def test_threads_that_cannot_start(compiled: Compile, builds: dict[str, Path], run: Run) -> None:
     """Too little address space for 200 stacks: an error, and the threads that started are gone."""
-    program = program_of(HERE / "many_threads.c", "images")
+    program = compiled(HERE / "many_threads.c", "images")
     limited = ["sh", "-c", 'ulimit -v 400000; exec "$0" "$@"', program]
     done = run([*limited, builds["images"] / WEIGHTS, "200"])
     assert done.stdout.startswith("cannot start thread ")
     assert done.stdout.endswith(" of 200\n1 task\n")
     done = run([*limited, builds["images"] / WEIGHTS, "2"])
     assert done.stdout == "opened\n2 tasks\n"
+
+
+def test_memory_that_cannot_be_had(compiled: Compile, builds: dict[str, Path], run: Run) -> None:
+    limited = ["sh", "-c", 'ulimit -v 1000000; exec "$0" "$@"', compiled(HERE / "huge.c", "wide")]
+    done = run([*limited, builds["wide"] / WEIGHTS])
+    assert done.returncode == 0
+    refused, *others = done.stdout.splitlines()
+    assert refused.startswith("cannot allocate ")
+    assert refused.endswith(" bytes of working memory")
+    assert int(refused.split()[2]) >= 2048 * 4 << 20
+    assert others == ["ran", refused, "ran"]
 
 
 def test_a_copy_elsewhere_runs(builds: dict[str, Path], run: Run, tmp_path: Path) -> None:
