@@ -25,7 +25,17 @@ from effc.codegen.operands import (
     smaller,
     truth,
 )
-from effc.codegen.tir import Builder, Expr, cast, dtype_of, same_type, split_dtype
+from effc.codegen.tir import (
+    Builder,
+    Expr,
+    cast,
+    dtype_of,
+    lanes_of,
+    llvm,
+    same_type,
+    split_dtype,
+    with_lanes,
+)
 from effc.ir.errors import BuildError
 
 Rule = Callable[[Builder, fx.Node, list[Expr]], Expr]
@@ -176,6 +186,14 @@ def _rounding(name: str) -> Rule:
 def _fused(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     x, y, z = (cast(operand, "float32") for operand in operands)
     return vector_math.fma(x, y, z)
+
+
+def _requantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    value = b.let(_fused(b, node, operands))
+    low, high = node.args[3:5]
+    limited = b.let(tirx.Min(tirx.Max(value, bound(value, low)), bound(value, high)))
+    codes = llvm("llvm.lrint", with_lanes("int32", lanes_of(limited)), limited)
+    return cast(codes, held(node.meta["val"].dtype))
 
 
 def _quantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
@@ -334,6 +352,7 @@ RULES: dict[str, Rule] = {
     "_to_copy": _identity,
     "to": _identity,
     "effc.fused_multiply_add": _fused,
+    "effc.requantize": _requantize,
     "effc.quantize": _quantize,
     "effc.quantize_scaled": _quantize_scaled,
     "effc.dequantize": _dequantize,
@@ -343,6 +362,7 @@ RULES: dict[str, Rule] = {
 COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 KEEPS_OPERANDS = {
     "effc.fused_multiply_add",
+    "effc.requantize",
     "effc.quantize",
     "effc.quantize_scaled",
     "effc.dequantize",

@@ -146,3 +146,34 @@ def fused_multiply_add(x: Tensor, multiplier: Tensor, addend: Tensor) -> Tensor:
 @fused_multiply_add.register_fake
 def _(x: Tensor, multiplier: Tensor, addend: Tensor) -> Tensor:
     return torch.empty_like(x + multiplier + addend, dtype=torch.float32)
+
+
+@torch.library.custom_op("effc::requantize", mutates_args=())
+def requantize(
+    x: Tensor, multiplier: Tensor, addend: Tensor, low: int, high: int, dtype: torch.dtype
+) -> Tensor:
+    """Codes of `x * multiplier + addend`, from sums of products to the next layer's input.
+
+    The sum is rounded once to float32, limited to `low` and `high`, and rounded half to even; NaN
+    is `low`.
+
+    Args:
+        x: int32 or float32; int32 is rounded to float32 first.
+        multiplier: float32, broadcasts against `x`.
+        addend: float32, broadcasts against `x`; holds the zero point.
+        low: Smallest code.
+        high: Largest code.
+        dtype: Integer type of the codes.
+
+    Returns:
+        Codes of `dtype` and the broadcast shape.
+    """
+    value = fused_multiply_add(x, multiplier, addend)
+    return torch.round(value.clamp(low, high).nan_to_num(low)).to(dtype)
+
+
+@requantize.register_fake
+def _(
+    x: Tensor, multiplier: Tensor, addend: Tensor, low: int, high: int, dtype: torch.dtype
+) -> Tensor:
+    return torch.empty_like(x + multiplier + addend, dtype=dtype)

@@ -40,6 +40,7 @@ empty_like.default linspace.default
 EFFC = {
     "effc.quantize.default": OpSpec(Kind.ELEMENTWISE, flops=3),
     "effc.quantize_scaled.default": OpSpec(Kind.ELEMENTWISE, flops=3),
+    "effc.requantize.default": OpSpec(Kind.ELEMENTWISE, flops=4),
     "effc.dequantize.default": OpSpec(Kind.ELEMENTWISE, flops=2),
     "effc.fused_multiply_add.default": OpSpec(Kind.ELEMENTWISE, flops=2),
 }

@@ -2,7 +2,7 @@
 
 Every anchor, reduction and row operator starts a group. Elementwise operators join the group that
 computes their operand where the shapes agree and no cycle arises; groups of elementwise operators
-join the groups that read them. Views, sizes and weights stay outside.
+join the groups that read them. Views, sizes, weights and paddings that become borders stay outside.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from torch import fx
 from effc.ir.opspec import Kind, kind_of, op_name
 from effc.ir.program import Program
 from effc.ir.symbols import Size
+from effc.passes.lower.borders import is_border
 
 
 @dataclass
@@ -47,7 +48,9 @@ class Grouping:
         self.order = {node: number for number, node in enumerate(module.graph.nodes)}
         self.group_of: dict[fx.Node, Group] = {}
         for node in module.graph.nodes:
-            if node.op == "call_function" and kind_of(node) not in (Kind.VIEW, Kind.SCALAR):
+            if node.op != "call_function" or kind_of(node) in (Kind.VIEW, Kind.SCALAR):
+                continue
+            if not is_border(module, node):
                 self._assign(node)
         self._merge_elementwise()
 

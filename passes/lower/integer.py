@@ -13,6 +13,7 @@ from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.lower.borders import PAD
 from effc.passes.lower.decompose import Chain
+from effc.passes.lower.requantize import Requantize
 
 aten, effc = torch.ops.aten, torch.ops.effc
 DEQUANTIZE, QUANTIZE = "effc.dequantize.default", "effc.quantize.default"
@@ -32,7 +33,7 @@ class LowerInteger(Pass):
         )  # fmt: skip
         rewrites = apply(program, rules)
         fired, refusals = rewrites.fired, rewrites.refusals
-        last = apply(program, (_StaticReciprocal(),))
+        last = apply(program, (Requantize(), _StaticReciprocal()))
         is_changed = rewrites.changed or last.changed
         return Outcome(is_changed, dict(fired + last.fired), tuple(refusals))
 

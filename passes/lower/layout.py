@@ -50,7 +50,9 @@ def channels_last_values(module: fx.GraphModule) -> set[fx.Node]:
     for call in calls:
         anchor = convolution_of(module, call)
         if anchor is not None:
-            wanted.add(outer_operand(module, call, anchor.args[0]))
+            source = outer_operand(module, call, anchor.args[0])
+            is_border = op_name(source) == "aten.constant_pad_nd.default"
+            wanted.add(source.args[0] if is_border else source)
             wanted.update(filter(_is_map, results_of(call)))
     followers = [call for call in calls if _follows(module, call)]
     for call in (*followers, *reversed(followers)):

@@ -15,6 +15,7 @@ from effc.ir.errors import VerifyError
 from effc.ir.opspec import Kind, kind_of, op_name
 from effc.ir.program import Program
 from effc.ir.symbols import Size, product, simplify
+from effc.passes.lower.borders import PAD, Border, sides, zero_point_of
 from effc.passes.lower.layout import (
     CHANNELS_LAST,
     CONVOLUTIONS,
@@ -26,26 +27,6 @@ from effc.passes.lower.layout import (
 )
 from effc.passes.lower.regions import region_module
 from effc.passes.lower.views import Placement, aliased, contiguous
-
-
-@dataclass(frozen=True)
-class Border:
-    """Padding around a feature map, filled before its kernel runs.
-
-    Attributes:
-        rows: Rows above and below.
-        columns: Columns left and right.
-        fill: The node whose value fills it (a zero point), or None for zeros.
-    """
-
-    rows: int
-    columns: int
-    fill: fx.Node | None = None
-
-    def covers(self, other: "Border") -> bool:
-        """Whether a kernel that needs `other` can use this one."""
-        is_large = self.rows >= other.rows and self.columns >= other.columns
-        return is_large and self.fill is other.fill
 
 
 @dataclass
@@ -97,6 +78,8 @@ class _Placer:
                 self._place_result(node)
             elif kind_of(node) == Kind.VIEW:
                 self._place_view(node)
+            elif op_name(node) == PAD:
+                self._place_padding(node)
 
     def _place_view(self, node: fx.Node) -> None:
         source = node.args[0]
@@ -107,6 +90,34 @@ class _Placer:
         if found is None:
             raise VerifyError(f"{node.name}: {op_name(node)} is no view of contiguous memory")
         self.result.places[node] = found
+
+    def _place_padding(self, node: fx.Node) -> None:
+        """A padding is its source's memory with the border, or a copy where there is none."""
+        source, (left, _, top, _) = node.args[0], sides(node)
+        here, have = self.result.places[source], self.result.borders.get(source)
+        if have is None or not have.covers(self._border_of(node)):
+            item = self._computed(node, source, _region_of(source, node))
+            node.replace_all_uses_with(item)
+            self.graph.erase_node(node)
+            self.wanted.add(item)
+            self._place_result(item)
+            return
+        offset = simplify(here.offset - top * here.strides[2] - left * here.strides[3])
+        shape = self.program.shape(node)
+        self.result.places[node] = Placement(here.root, offset, shape, here.strides)
+
+    def _border_of(self, pad: fx.Node) -> Border:
+        """The border a padding needs; its readers are convolutions that agree on the zero."""
+        left, right, top, bottom = sides(pad)
+        reader = next(iter(pad.users))
+        fill = self._zero_of(reader)
+        return Border(max(top, bottom), max(left, right), fill)
+
+    def _zero_of(self, call: fx.Node) -> fx.Node | None:
+        """The zero point of a region's convolution, in the outer graph."""
+        anchor = convolution_of(self.module, call)
+        zero_point = zero_point_of(anchor) if anchor is not None else None
+        return None if zero_point is None else outer_operand(self.module, call, zero_point)
 
     def _place_result(self, node: fx.Node) -> None:
         """Give a region's result its memory, layout and border."""
@@ -132,16 +143,14 @@ class _Placer:
         return Border(rows, columns, wanted[0].fill)
 
     def _padding_of(self, call: fx.Node, value: fx.Node) -> Border | None:
-        """The padding a region wants around one of its operands."""
+        """The padding a region (or a padding alone) wants around one of its operands."""
+        if op_name(call) == PAD:
+            return self._border_of(call)
         anchor = convolution_of(self.module, call)
         if anchor is None or outer_operand(self.module, call, anchor.args[0]) is not value:
             return None
         rows, columns = anchor.args[4]
-        zero_point = anchor.args[2] if "integer" in op_name(anchor) else None
-        if rows == 0 and columns == 0:
-            return None
-        fill = outer_operand(self.module, call, zero_point) if zero_point is not None else None
-        return Border(rows, columns, fill)
+        return None if rows == 0 and columns == 0 else Border(rows, columns, self._zero_of(call))
 
     def _check_operands(self, call: fx.Node) -> None:
         """Insert copies where a kernel cannot read an operand as it lies."""
@@ -167,18 +176,24 @@ class _Placer:
 
     def _copy_for(self, reader: fx.Node, source: fx.Node, is_map: bool = False) -> fx.Node:
         """Let a reader use a copy of a tensor in memory of its own; return the copy."""
-        custom, name = dict(source.meta.get("custom", {})), f"copy_{self.copies}"
-        self.copies += 1
-        self.module.add_submodule(name, _copy_region(source))
-        with self.graph.inserting_before(reader):
-            call = self.graph.call_module(name, (source,))
-            item = self.graph.call_function(operator.getitem, (call, 0))
-        call.meta = {"val": (source.meta["val"],), "custom": custom}
-        item.meta = {"val": source.meta["val"], "custom": custom}
+        item = self._computed(reader, source, _copy_region(source))
         reader.replace_input_with(source, item)
         if is_map:
             self.wanted.add(item)
         self._place_result(item)
+        return item
+
+    def _computed(self, before: fx.Node, source: fx.Node, region: fx.GraphModule) -> fx.Node:
+        """Insert a region of one operand and one result; return the result."""
+        result = region.graph.output_node().args[0][0]
+        custom, name = dict(source.meta.get("custom", {})), f"copy_{self.copies}"
+        self.copies += 1
+        self.module.add_submodule(name, region)
+        with self.graph.inserting_before(before):
+            call = self.graph.call_module(name, (source,))
+            item = self.graph.call_function(operator.getitem, (call, 0))
+        call.meta = {"val": (result.meta["val"],), "custom": custom}
+        item.meta = {"val": result.meta["val"], "custom": custom}
         return item
 
     def _place_outputs(self) -> None:
@@ -199,6 +214,15 @@ class _Placer:
             taken.add(root)
             final.append(value)
         output.args = (tuple(final),)
+
+
+def _region_of(source: fx.Node, node: fx.Node) -> fx.GraphModule:
+    """A region that computes one node from one operand."""
+    graph = fx.Graph()
+    placeholder = graph.placeholder("source")
+    placeholder.meta = {"val": source.meta["val"]}
+    call = graph.node_copy(node, lambda operand: placeholder)
+    return region_module([placeholder], [call], [call])
 
 
 def _copy_region(source: fx.Node) -> fx.GraphModule:

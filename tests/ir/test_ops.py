@@ -172,3 +172,25 @@ def test_a_product_that_would_be_rounded():
     x, addend = torch.tensor([1 + 2.0**-12]), torch.tensor([-1.0])
     assert float(OPS.fused_multiply_add(x, x, addend)) == 2.0**-11 + 2.0**-24
     assert float(x * x + addend) == 2.0**-11
+
+
+@pytest.mark.parametrize(("low", "high", "dtype"), [*RANGES, (7, 200, torch.uint8)], ids=str)
+@given(st.integers(0, 99))
+def test_requantize(low, high, dtype, seed):
+    """One rounding of the exact sum, then limits, then half to even."""
+    made = random(seed)
+    x = made.integers(-(2**20), 2**20, (2, 3, 4)).astype(np.int32)
+    multiplier = made.uniform(1e-5, 1e-3, (3, 1)).astype(np.float32)
+    addend = made.uniform(-99, 99, (3, 1)).astype(np.float32)
+    found = OPS.requantize(*map(torch.from_numpy, (x, multiplier, addend)), low, high, dtype)
+    exact = x.astype(np.float64) * multiplier.astype(np.float64) + addend.astype(np.float64)
+    expected = np.rint(np.clip(exact.astype(np.float32), low, high))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found.numpy(), expected.astype(np.int64))
+
+
+def test_requantize_at_the_edges():
+    x = torch.tensor([0.5, 1.5, 2.5, 1e30, -1e30, torch.inf, -torch.inf, torch.nan])
+    one, zero = torch.tensor(1.0), torch.tensor(0.0)
+    found = OPS.requantize(x, one, zero, 2, 255, torch.uint8)
+    assert found.tolist() == [2, 2, 2, 255, 2, 255, 2, 2]
