@@ -94,7 +94,7 @@ def nothing() -> Iterator[dict[str, np.ndarray]]:
 
 def margins(results: Iterable[tuple[dict[str, np.ndarray], Any]]) -> dict[str, float]:
     """Share of right answers, and a second number nothing is judged by."""
-    right = [float(next(iter(found.values())).argmax(-1) == label) for found, label in results]
+    right = [(next(iter(found.values())).argmax(-1) == label).mean() for found, label in results]
     return {"right": float(np.mean(right)), "count": float(len(right))}
 
 

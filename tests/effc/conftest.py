@@ -66,7 +66,7 @@ class Ran:
     def assert_succeeds(self) -> "Ran":
         """Ended well, without an error line."""
         assert self.code == 0, self.err
-        assert "error" not in self.err
+        assert "effc: error" not in self.err
         return self
 
 

@@ -78,6 +78,7 @@ def test_repair_leaves_the_one_bad_layer_in_float(run, clock, models):
     assert row["refusals"][0]["sources"] == ["second"]
     assert accuracy("kept", models) == pytest.approx(report["result"]["quality"])
     assert report["result"]["quality"] >= 0.9
+    assert report["trials"][-1]["what"] == "compiled, float layers: 1"
     tried = [trial["quality"] for trial in report["trials"]]
     assert tried[0] == 1.0
     assert tried[1] < 0.7

@@ -155,6 +155,17 @@ def _labelled(labels: Any) -> np.ndarray:
     return np.asarray(labels)
 
 
+def _something(count: int) -> int:
+    """How much there was to measure.
+
+    Raises:
+        DataError: If that is nothing.
+    """
+    if not count:
+        raise DataError("the data holds nothing to measure: no samples, or no labels in them")
+    return count
+
+
 def top1(results: Results) -> float:
     """Share of samples whose largest output is the label; outputs `[batch, classes]`."""
     right = total = 0
@@ -162,7 +173,7 @@ def top1(results: Results) -> float:
         expected = _labelled(labels)
         right += int((_first(outputs).argmax(-1) == expected).sum())
         total += expected.size
-    return right / total
+    return right / _something(total)
 
 
 def perplexity(results: Results) -> float:
@@ -179,7 +190,7 @@ def perplexity(results: Results) -> float:
         chosen = np.take_along_axis(shifted, np.where(valid, expected, 0)[..., None], -1)[..., 0]
         loss += float(((normal - chosen) * valid).sum())
         count += int(valid.sum())
-    return math.exp(loss / count)
+    return math.exp(loss / _something(count))
 
 
 def cosine(results: Results) -> float:
@@ -192,17 +203,18 @@ def cosine(results: Results) -> float:
             norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
             similar = (x * y).sum(1) / np.where(norms > 0, norms, 1)
             total, count = total + float(similar.sum()), count + len(similar)
-    return total / count
+    return total / _something(count)
 
 
 def sqnr(results: Results) -> float:
     """Signal to noise of all outputs against the baseline's, in dB."""
-    signal = noise = 0.0
+    signal, noise, count = 0.0, 0.0, 0
     for outputs, labels in results:
         for name, found in outputs.items():
             expected = labels[name].astype(np.float64)
             signal += float((expected**2).sum())
             noise += float(((expected - found) ** 2).sum())
-    if noise == 0:
+            count += expected.size
+    if _something(count) and noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf

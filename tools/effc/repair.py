@@ -70,7 +70,9 @@ def sensitive_layers(report: PipelineReport) -> list[str]:
 
 def _trial(compilation: Compilation, layers: list[str], folder: Path) -> Candidate:
     report = compilation.transformed(exclude=[escape(layer) for layer in layers])
-    return compilation.tried(report, folder, "compiled")
+    candidate = compilation.tried(report, folder, "compiled")
+    compilation.trials[-1]["what"] = f"compiled, float layers: {len(layers)}"
+    return candidate
 
 
 def _excess(compilation: Compilation, candidate: Candidate) -> float:

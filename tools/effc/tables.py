@@ -43,8 +43,8 @@ def render(parts: Iterable[RenderableType], width: int | None = None) -> str:
 def table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
     """An empty table; columns named in `numbers` stand right."""
     made = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False,
-        collapse_padding=True,
+        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD,
+        pad_edge=False, collapse_padding=True,
     )  # fmt: skip
     right = set(numbers)
     for column in columns:
