@@ -28,6 +28,7 @@ class PassContext:
         store: Folder for resumable work, keyed by content; None keeps nothing.
         exclude: Patterns of layer names that compression must leave alone.
         rules: Per-layer options: pattern and what it sets, such as `("encoder.*", {"bits": "8"})`.
+        kept: Names of layers that compression must leave alone to keep the quality budget.
         progress: Called with a stage, the steps done and the steps in all.
     """
 
@@ -38,6 +39,7 @@ class PassContext:
     store: Path | None = None
     exclude: tuple[str, ...] = ()
     rules: tuple[tuple[str, dict[str, str]], ...] = ()
+    kept: tuple[str, ...] = ()
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None
 
     def rng(self, name: str) -> np.random.Generator:
@@ -46,8 +48,8 @@ class PassContext:
         return np.random.default_rng(int.from_bytes(digest, "little"))
 
     def is_excluded(self, layer: str) -> bool:
-        """Whether a layer's name matches one of the user's exclusion patterns."""
-        return any(fnmatchcase(layer, pattern) for pattern in self.exclude)
+        """Whether a layer is kept, or its name matches one of the user's exclusion patterns."""
+        return layer in self.kept or any(fnmatchcase(layer, one) for one in self.exclude)
 
     def options_for(self, layer: str) -> dict[str, str]:
         """What the per-layer rules set for a layer; later rules win."""

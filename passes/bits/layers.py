@@ -131,6 +131,8 @@ def select(program: Program, method: str, ctx: PassContext, wanted: Wanted) -> S
 
 
 def _users_reason(layer: Layer, ctx: PassContext, wanted: Wanted) -> str | None:
+    if layer.name in ctx.kept:
+        return "kept in float for the quality budget"
     if ctx.is_excluded(layer.name):
         return "excluded by the user"
     bits = ctx.options_for(layer.name).get("bits", "8")

@@ -71,11 +71,14 @@ def test_repair_leaves_the_one_bad_layer_in_float(run, clock, models):
     run(*OUTLIER, "-o", "free").assert_succeeds()
     assert accuracy("free", models) < 0.7
     ran = run(*OUTLIER, "-o", "kept", "--max-drop", "10pt").assert_succeeds()
-    assert "quality budget: 1 of 3 layers stay in float" in ran.out
+    assert "quality budget: 1 of 3 layers stay in float: second\n" in ran.out
     report = json.loads(Path("kept/report.json").read_text())
     (row,) = report["passes"]
     assert set(row["notes"]["layers"]) == {"first", "last"}
-    assert row["refusals"][0]["sources"] == ["second"]
+    assert row["refusals"] == [{
+        "rule": "quantize", "reason": "kept in float for the quality budget", "count": 1,
+        "sources": ["second"],
+    }]  # fmt: skip
     assert accuracy("kept", models) == pytest.approx(report["result"]["quality"])
     assert report["result"]["quality"] >= 0.9
     assert report["trials"][-1]["what"] == "compiled, float layers: 1"

@@ -47,8 +47,16 @@ def group_is_gone(number):
     return False
 
 
-@pytest.mark.parametrize("stage", ["read model", "build baseline", "calibrate", "measure"])
-@pytest.mark.parametrize("number", EXIT, ids=["INT", "TERM"])
+@pytest.mark.parametrize(
+    ("number", "stage"),
+    [
+        (signal.SIGINT, "read model"),
+        (signal.SIGINT, "build baseline"),
+        (signal.SIGINT, "calibrate"),
+        (signal.SIGTERM, "build compiled"),
+        (signal.SIGTERM, "measure"),
+    ],
+)
 def test_signals(finished, process, number, stage):
     generator = random.Random(f"{stage} {number}")
     running = started(process, stage)

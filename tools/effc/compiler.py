@@ -72,11 +72,11 @@ class Compilation:
         self.prepared = prepare(self.recipe, self.sources, self.progress, self.notes)
         return [*self.prepared.clean.to_json(), *self.transformed().to_json()]
 
-    def transformed(self, exclude: Sequence[str] = ()) -> PipelineReport:
-        """Run the passes on the clean program, leaving out some more layers."""
+    def transformed(self, kept: Sequence[str] = ()) -> PipelineReport:
+        """Run the passes on the clean program, leaving some layers alone."""
         manager = PassManager(self.prepared.passes, (CostChange(),))
         clean = self.prepared.clean.program
-        report = manager.run(clean, self.prepared.context(exclude))
+        report = manager.run(clean, self.prepared.context(kept))
         measure_layers(report.to_json(), clean, report.program, self.prepared.inputs)
         return report
 

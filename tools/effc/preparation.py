@@ -95,16 +95,17 @@ class Prepared:
     inputs: dict[str, np.ndarray]
     progress: Progress
 
-    def context(self, exclude: Sequence[str] = ()) -> PassContext:
-        """What the passes get; `exclude` adds to the recipe's patterns."""
+    def context(self, kept: Sequence[str] = ()) -> PassContext:
+        """What the passes get; `kept` names layers to leave alone."""
         recipe = self.recipe
         return PassContext(
             target=self.target,
             calibration=self.calibration,
             seed=recipe.seed,
             store=options.cache_folder() / STORE if recipe.resume else None,
-            exclude=(*recipe.exclude, *exclude),
+            exclude=tuple(recipe.exclude),
             rules=recipe.rules,
+            kept=tuple(kept),
             progress=one_stage("passes", self.passes, self.progress),
         )
 

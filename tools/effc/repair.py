@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from effc.budgets import loss_of
 from effc.passes.report import PipelineReport
 from effc.sensitivity import layer_decibel
 
+MOST_NAMES = 6
 if TYPE_CHECKING:
     from effc.candidate import Candidate
     from effc.compiler import Compilation
@@ -54,7 +54,10 @@ def repaired(
         shutil.rmtree(trial.folder)
     compilation.progress("repair", steps, steps)
     if is_met:
-        compilation.notes.append(f"quality budget: {chosen} of {len(order)} layers stay in float")
+        names = [*order[: min(chosen, MOST_NAMES)], *(["..."] if chosen > MOST_NAMES else [])]
+        compilation.notes.append(
+            f"quality budget: {chosen} of {len(order)} layers stay in float: {', '.join(names)}"
+        )
     return best
 
 
@@ -69,7 +72,7 @@ def sensitive_layers(report: PipelineReport) -> list[str]:
 
 
 def _trial(compilation: Compilation, layers: list[str], folder: Path) -> Candidate:
-    report = compilation.transformed(exclude=[escape(layer) for layer in layers])
+    report = compilation.transformed(layers)
     candidate = compilation.tried(report, folder, "compiled")
     compilation.trials[-1]["what"] = f"compiled, float layers: {len(layers)}"
     return candidate

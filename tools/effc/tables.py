@@ -44,7 +44,7 @@ def table(title: str, *columns: str, numbers: Iterable[str] = ()) -> Table:
     """An empty table; columns named in `numbers` stand right."""
     made = Table(
         title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD,
-        pad_edge=False, collapse_padding=True,
+        pad_edge=False, collapse_padding=True, min_width=min(len(title) + 1, NARROWEST),
     )  # fmt: skip
     right = set(numbers)
     for column in columns:
