@@ -22,7 +22,8 @@ from effc.ir.opspec import op_name
 from effc.ir.program import Program, Signature, attribute
 from effc.ir.symbols import Size, product, simplify
 from effc.ir.target import Target
-from effc.passes.lower.placement import Border, Placements
+from effc.passes.lower.borders import Border
+from effc.passes.lower.placement import Placements
 
 SLACK = 64
 

@@ -13,7 +13,9 @@ from effc.codegen.operands import is_nan
 from effc.codegen.tir import Builder, Expr, cast, const, dtype_of, lanes_of, same_type, with_lanes
 
 LN2_HIGH, LN2_LOW = 0.693145751953125, 1.42860682030941723212e-6
-EXP_MIN, EXP_MAX = -103.97208, 88.72283
+EXP_MIN, EXP_MAX = -104.5, 88.72283
+RECIPROCAL_MAX = 2.0**126
+AVX512_LANES, CURRENT_ROUNDING = 16, 4
 EXP_TERMS = (
     1.9875691500e-4,
     1.3981999507e-3,
@@ -61,29 +63,49 @@ def power_of_two(exponent: Expr) -> Expr:
 def exp(b: Builder, x: Expr) -> Expr:
     """e^x, within 2 ulp; 0 below -104, infinity above 88.72.
 
-    Cody-Waite reduction x = n ln 2 + r and a degree-6 polynomial in r (Moshier, Cephes). The scale
-    2^n is applied in two steps so that subnormal results come out.
+    Cody-Waite reduction x = n ln 2 + r and a degree-6 polynomial in r (Moshier, Cephes). `Max` and
+    `Min` give their second operand where one is NaN, which keeps it.
     """
-    clamped = b.let(tirx.Max(tirx.Min(x, like(x, EXP_MAX + 0.5)), like(x, EXP_MIN)))
+    clamped = b.let(tirx.Min(like(x, EXP_MAX + 0.5), tirx.Max(like(x, EXP_MIN), x)))
     n = b.let(same_type("llvm.nearbyint", clamped * like(x, 1 / math.log(2))))
     r = b.let(fma(n, like(x, -LN2_HIGH), clamped))
     r = b.let(fma(n, like(x, -LN2_LOW), r))
     p = b.let(fma(polynomial(r, EXP_TERMS), r * r, r + like(x, 1.0)))
+    return b.let(scaled(b, p, n))
+
+
+def scaled(b: Builder, x: Expr, n: Expr) -> Expr:
+    """`x * 2^n` for a whole n, with overflow to infinity and gradual underflow."""
+    if lanes_of(x) == AVX512_LANES:
+        i16, i32 = const(-1, "int16"), const(CURRENT_ROUNDING, "int32")
+        return same_type("llvm.x86.avx512.mask.scalef.ps.512", x, n, x, i16, i32)
     whole = b.let(cast(n, "int32"))
     half = b.let(whole >> const(1, dtype_of(whole)))
-    result = p * power_of_two(half) * power_of_two(whole - half)
-    result = tirx.Select(x < like(x, EXP_MIN), like(x, 0.0), result)
-    return b.let(tirx.Select(is_nan(x), x, result))
+    return x * power_of_two(half) * power_of_two(whole - half)
+
+
+def reciprocal(b: Builder, x: Expr) -> Expr:
+    """1 / x within 1 ulp for x of at least 1; 0 above 2^126.
+
+    An estimate of 14 bits and one Newton step, in which infinity must not meet its zero.
+    """
+    if lanes_of(x) != AVX512_LANES:
+        return b.let(like(x, 1.0) / x)
+    estimate = same_type("llvm.x86.avx512.rcp14.ps.512", x, x, const(-1, "int16"))
+    estimate = b.let(estimate)
+    finite = tirx.Min(like(x, RECIPROCAL_MAX), x)
+    error = b.let(fma(like(x, 0.0) - finite, estimate, like(x, 1.0)))
+    return b.let(fma(estimate, error, estimate))
 
 
 def sigmoid(b: Builder, x: Expr) -> Expr:
     """1 / (1 + e^-x)."""
-    return b.let(like(x, 1.0) / (like(x, 1.0) + exp(b, b.let(like(x, 0.0) - x))))
+    return reciprocal(b, b.let(like(x, 1.0) + exp(b, b.let(like(x, 0.0) - x))))
 
 
 def silu(b: Builder, x: Expr) -> Expr:
     """X / (1 + e^-x)."""
-    return b.let(x / (like(x, 1.0) + exp(b, b.let(like(x, 0.0) - x))))
+    return b.let(x * sigmoid(b, x))
 
 
 TANH_SMALL = (
@@ -101,7 +123,8 @@ def tanh(b: Builder, x: Expr) -> Expr:
     square = b.let(x * x)
     small = fma(polynomial(square, TANH_SMALL) * square, x, x)
     doubled = b.let(tirx.Min(size, like(x, 20.0)) * like(x, 2.0))
-    large = like(x, 1.0) - like(x, 2.0) / (exp(b, doubled) + like(x, 1.0))
+    inverse = reciprocal(b, b.let(exp(b, doubled) + like(x, 1.0)))
+    large = like(x, 1.0) - like(x, 2.0) * inverse
     signed = same_type("llvm.copysign", b.let(large), x)
     result = tirx.Select(size < like(x, 0.625), small, signed)
     return b.let(tirx.Select(is_nan(x), x, result))
@@ -129,7 +152,7 @@ def erf(b: Builder, x: Expr) -> Expr:
     clamped = b.let(tirx.Max(tirx.Min(x, like(x, ERF_BOUND)), like(x, -ERF_BOUND)))
     square = b.let(clamped * clamped)
     top = b.let(clamped * polynomial(square, ERF_NUMERATOR))
-    ratio = b.let(top / polynomial(square, ERF_DENOMINATOR))
+    ratio = b.let(top * reciprocal(b, b.let(polynomial(square, ERF_DENOMINATOR))))
     limited = tirx.Max(tirx.Min(ratio, like(x, 1.0)), like(x, -1.0))
     return b.let(tirx.Select(is_nan(x), x, limited))
 

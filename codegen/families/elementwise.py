@@ -21,6 +21,7 @@ from effc.ir.symbols import Size, ceil_div, evaluate, product
 
 CHUNK = 4096
 TYPICAL = 64
+SHORT = 8
 
 
 def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
@@ -81,8 +82,24 @@ def domain_of(region: Region) -> Domain:
     ]
     merged = joined(sorted_accesses, keep_last=0)
     count = len(region.inputs)
-    rank = len(merged[0].shape)
-    return Domain(merged[:count], merged[count:], tuple(range(rank)))
+    return Domain(merged[:count], merged[count:], _vector_last(merged, count))
+
+
+def _vector_last(accesses: list[Access], inputs: int) -> tuple[int, ...]:
+    """The order of the loops: as results lie in memory, but vectors run along a long dimension.
+
+    Where the innermost is too short for them (the channels of an image), it is one in which every
+    input is contiguous or constant, and results are stored element by element.
+    """
+    shape = accesses[-1].shape
+    order = list(range(len(shape)))
+    if not shape or typical(shape[-1]) >= SHORT:
+        return tuple(order)
+    for dim in reversed(order[:-1]):
+        strides = {access.strides[dim] for access in accesses[:inputs]}
+        if strides <= {0, 1} and 1 in strides and typical(shape[dim]) >= TYPICAL // 2:
+            return (*(other for other in order if other != dim), dim)
+    return tuple(order)
 
 
 def _stage(region: Region, name: str, symbols: tuple[str, ...], vectors: Vectors) -> Stage:

@@ -68,7 +68,8 @@ def chain_of(node: fx.Node) -> Chain | None:
     """The multiply-add behind a static quantization, if only limits are between them."""
     if op_name(node) != QUANTIZE or not all(map(_is_scalar_weight, node.args[1:3])):
         return None
-    value, limits = node.args[0], (None, None)
+    value: fx.Node = node.args[0]
+    limits: Limits = (None, None)
     found = limits_of(value)
     if found is not None and len(value.users) == 1:
         value, limits = value.args[0], found
@@ -84,10 +85,11 @@ def limits_of(node: fx.Node) -> Limits | None:
         return 0.0, None
     if op_name(node) not in LIMITED:
         return None
-    defaults = (-1.0, 1.0) if op_name(node) == LIMITED[0] else (None, None)
-    low, high = (*node.args[1:], *defaults[len(node.args) - 1 :])
-    is_constant = all(bound is None or isinstance(bound, int | float) for bound in (low, high))
-    return (low, high) if is_constant else None
+    bounds = [-1.0, 1.0] if op_name(node) == LIMITED[0] else [None, None]
+    for position, bound in enumerate(node.args[1:]):
+        bounds[position] = bound
+    is_constant = all(bound is None or isinstance(bound, int | float) for bound in bounds)
+    return (bounds[0], bounds[1]) if is_constant else None
 
 
 def _is_scalar_weight(node: object) -> bool:
