@@ -13,7 +13,6 @@ from effc.ir.provenance import label
 from effc.passes.bits.layers import KINDS
 from effc.passes.instruments import sqnr
 
-DEQUANTIZE = "effc.dequantize.default"
 OUTPUT = "output_sqnr_db"
 RATIOS = ("sqnr_db", "weight_sqnr_db")
 
@@ -50,23 +49,24 @@ def measure_layers(
     seen: dict[str, int] = {}
     with torch.no_grad():
         recorder.run(*tensors, enable_io_processing=False)
-        for node in _layers(changed.forward, set(notes)):
+        for node in _layers(changed.forward, set(notes), set(recorder.values)):
             name = label(node)
             seen[name] = seen.get(name, 0) + 1
             name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-            if node.name in recorder.values and name in notes:
+            if name in notes:
                 found = sqnr(recorder.values[node.name], alone.layer(node))
                 notes[name][OUTPUT] = round(found, 2) if math.isfinite(found) else None
 
 
-def _layers(module: fx.GraphModule, names: set[str]) -> list[fx.Node]:
-    """Products of the given labels that read a dequantized weight."""
+def _layers(module: fx.GraphModule, names: set[str], before: set[str]) -> list[fx.Node]:
+    """Products of the given labels that were there before and read something that was not."""
     return [
         node
         for node in module.graph.nodes
         if label(node) in names
         and op_name(node) in KINDS
-        and any(op_name(read) == DEQUANTIZE for read in node.all_input_nodes)
+        and node.name in before
+        and any(read.name not in before for read in node.all_input_nodes)
     ]
 
 

@@ -7,6 +7,19 @@ import typer
 
 from effc.commands import options as shared
 
+Passes = Annotated[
+    str | None,
+    typer.Option(
+        "-p", "--passes", show_default="quantize", help="The pipeline after the clean passes."
+    ),
+]
+Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--no-resume", show_default="resume", help="Reuse earlier runs' statistics."
+    ),
+]
+
 
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=shared.MODEL_HELP)] = "",
@@ -14,12 +27,7 @@ def command(
     target: Annotated[
         str | None, typer.Option("--target", show_default="native", help=shared.TARGET_HELP)
     ] = None,
-    passes: Annotated[
-        str | None,
-        typer.Option(
-            "-p", "--passes", show_default="quantize", help="The pipeline after the clean passes."
-        ),
-    ] = None,
+    passes: Passes = None,
     recipe: Annotated[
         str | None, typer.Option("-c", "--recipe", help="A YAML file with these settings.")
     ] = None,
@@ -42,12 +50,7 @@ def command(
     sizes: shared.Sizes = None,
     threads: shared.Threads = 0,
     seed: shared.Seed = 0,
-    resume: Annotated[
-        bool | None,
-        typer.Option(
-            "--resume/--no-resume", show_default="resume", help="Reuse earlier runs' statistics."
-        ),
-    ] = None,
+    resume: Resume = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Run the passes and print; build nothing.")
     ] = False,
