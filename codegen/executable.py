@@ -16,6 +16,7 @@ from effc.codegen.isa import Isa
 from effc.codegen.kernel import Kernel, Param, Stage
 from effc.codegen.memory import Life, MemoryPlan, plan
 from effc.codegen.region import Region
+from effc.codegen.work import Work, work_of
 from effc.ir import provenance
 from effc.ir.errors import BuildError, Unsupported, UnsupportedError
 from effc.ir.opspec import op_name
@@ -77,6 +78,7 @@ class Step:
         reads: Memory it reads, by key.
         writes: Memory it writes, by key.
         must_meet: Whether threads must meet after it.
+        work: What the kernel has to do; of its other steps, nothing.
     """
 
     stage: Stage
@@ -85,6 +87,7 @@ class Step:
     family: str
     fills: tuple[Fill, ...] = ()
     must_meet: bool = True
+    work: Work = field(default_factory=Work)
 
 
 @dataclass
@@ -178,14 +181,19 @@ class _Assembler:
                 return
             for stage in self.kernels[key].stages:
                 self.result.stages[stage.symbol] = stage
-        self._steps(call, self.kernels[key], operands, results)
+        self._steps(call, self.kernels[key], work_of(region), operands, results)
 
     def _access(self, node: fx.Node) -> Access:
         place = self.placements.places[node]
         return Access(node.meta["val"].dtype, place.shape, place.strides)
 
     def _steps(
-        self, call: fx.Node, kernel: Kernel, operands: list[fx.Node], results: list[fx.Node]
+        self,
+        call: fx.Node,
+        kernel: Kernel,
+        work: Work,
+        operands: list[fx.Node],
+        results: list[fx.Node],
     ) -> None:
         first = len(self.result.steps)
         for stage in kernel.stages:
@@ -196,6 +204,7 @@ class _Assembler:
             self.result.steps.append(Step(stage, pointers, name, kernel.family))
         if kernel.scratch != 0:
             self.result.scratch.append(kernel.scratch)
+        self.result.steps[-1].work = work
         fills = tuple(fill for node in results if (fill := self._fill(node)))
         self.result.steps[first].fills = fills
         for step in range(first, len(self.result.steps)):

@@ -87,7 +87,15 @@ def write_sources(
 
 def _kernel_notes(executable: Executable) -> list[dict[str, Any]]:
     return [
-        {"step": number, "family": step.family, "source": step.name, "function": step.stage.symbol}
+        {
+            "step": number,
+            "family": step.family,
+            "source": step.name,
+            "function": step.stage.symbol,
+            "macs": str(step.work.macs),
+            "nbytes": str(step.work.nbytes),
+            "precision": step.work.precision,
+        }
         for number, step in enumerate(executable.steps)
     ]
 

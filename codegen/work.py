@@ -1,0 +1,40 @@
+"""What a kernel has to do at least: multiply-adds, and bytes that must move once."""
+
+from dataclasses import dataclass
+
+from effc.codegen.region import Region
+from effc.ir.opspec import op_name, spec_of
+from effc.ir.symbols import Size, product, simplify
+
+
+@dataclass(frozen=True)
+class Work:
+    """The least work of a kernel.
+
+    Attributes:
+        macs: Multiply-adds of its anchor.
+        nbytes: Bytes of everything it reads and writes, each once.
+        precision: What is multiplied: `int8`, `bfloat16`, `float32`, or nothing.
+    """
+
+    macs: Size = 0
+    nbytes: Size = 0
+    precision: str = ""
+
+
+def work_of(region: Region) -> Work:
+    """Count the work of a region."""
+    accesses = (*region.inputs, *region.outputs)
+    nbytes = simplify(sum((product([*a.shape, a.dtype.itemsize]) for a in accesses), start=0))
+    anchor = region.anchor()
+    spec = spec_of(anchor) if anchor is not None else None
+    if anchor is None or spec is None or spec.macs is None:
+        return Work(0, nbytes)
+    return Work(spec.macs(anchor, region.names), nbytes, precision_of(op_name(anchor)))
+
+
+def precision_of(name: str) -> str:
+    """What an anchor multiplies."""
+    if "integer" in name:
+        return "int8"
+    return "bfloat16" if "half" in name else "float32"
