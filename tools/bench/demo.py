@@ -7,7 +7,7 @@ documentation of Python's standard library.
 import sys
 from pathlib import Path
 
-from bench.page import write_section
+from bench.pages import write_section
 from effc.artifact import Artifact
 from effc.compiler import Compilation
 from effc.ir.errors import EffcError

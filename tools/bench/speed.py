@@ -1,9 +1,15 @@
-"""`make bench`: latency side by side in one run, with error, compile time and memory."""
+"""`make bench`: latency side by side in one run, with error, compile time and memory.
 
+`make bench` measures every model at every batch size and number of threads and can be stopped and
+started again; `python -m bench.speed --headline` measures the three models of the results page.
+Rows of a model that is measured again replace its earlier ones.
+"""
+
+import argparse
+import itertools
 import json
-import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,180 +19,178 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.compiling import Compiled, compile_artifact
+from bench.candidates import Subject
 from bench.models import SUITE, Entry
-from bench.page import speed_tables, write_section
-from bench.quantized_peers import (
-    onnxruntime_dynamic,
-    onnxruntime_static,
-    openvino_default,
-    openvino_int8,
-)
+from bench.pages import benchmark_page, speed_tables, write_section
 from effc.backends.measure import Latency, interleaved
-from effc.backends.peers import Arrays, Call, peer_call
-from effc.backends.runner import Model
+from effc.backends.peers import Arrays
+from effc.backends.tvm_cpu.peaks import Peaks, measured_peaks
 from effc.environment import environment
-from effc.ir.program import Program
-from effc.ir.trace import open_model
-from effc.ir.trace.factory import look_up
-from effc.passes.clean.pipeline import CLEAN
+from effc.ir.cost import program_cost
+from effc.ir.program import bind_sizes
+from effc.ir.target import Target
 from effc.passes.instruments import sqnr
-from effc.passes.manager import PassManager
-from effc.sample import sample_inputs, sample_sizes
 
-THREADS = 2
+BATCHES, THREADS = (1, 8), (1, 2)
 ROUNDS = 20
-WORK = Path("out/bench")
 RESULT = Path("bench/speed.json")
 MEMORY_FACTOR, MEMORY_EXTRA = 4, 1 << 30
+COMPILE_SECONDS = 60
+EXACT_DB = 200.0
+Row = dict[str, Any]
 
 
 def main() -> int:
-    """Measure the suite, write the JSON and the page, and say which bars hold."""
-    console = Console()
-    rows: list[dict[str, Any]] = []
+    """Measure, write the JSON and the pages, and say which bars hold."""
+    wanted = _arguments()
+    entries = [e for e in SUITE if not wanted.only or e.name in wanted.only]
+    entries = [e for e in entries if e.is_headline] if wanted.headline else entries
+    cases = list(itertools.product(entries, wanted.batch))
+    rows = _earlier()
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("suite", total=len(SUITE))
-        for entry in SUITE:
-            progress.update(task, description=entry.name)
-            say = partial(_say, progress, entry.name)
-            rows += measure(entry, say)
+        task = progress.add_task("suite", total=len(cases))
+        for entry, batch in cases:
+            name = f"{entry.name}, batch {batch}"
+            progress.update(task, description=name)
+            say = partial(progress.console.print, name)
+            subject = Subject(entry, batch, max(wanted.threads), say)
+            found = [row for t in wanted.threads for row in measure(subject, t)]
+            rows = _replaced(rows, [*found, *compile_rows(subject)])
+            _save(rows)
             progress.advance(task)
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
-    tables = speed_tables(rows, THREADS)
-    for table in tables:
-        console.print(table)
-    write_section("speed", "make bench", tables)
+    _show(rows)
     problems = list(missed(rows))
     for problem in problems:
-        console.print(f"missed: {problem}")
+        print(f"missed: {problem}")
     return 1 if problems else 0
 
 
-def _say(progress: Progress, name: str, what: str) -> None:
-    progress.console.print(f"  {name}: {what}")
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--headline", action="store_true", help="the models of the results page")
+    parser.add_argument("--only", action="append", help="a model's name")
+    parser.add_argument("--batch", type=int, action="append", help="batch sizes")
+    parser.add_argument("--threads", type=int, action="append", help="numbers of threads")
+    found = parser.parse_args()
+    found.batch = found.batch or ([1] if found.headline else list(BATCHES))
+    found.threads = found.threads or ([2] if found.headline else list(THREADS))
+    return found
 
 
-def measure(entry: Entry, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """All rows of one model."""
-    model = entry.model()
-    program = PassManager.parse(CLEAN).run(open_model(model)).program
-    inputs = sample_inputs(program, sample_sizes(program, {}))
-    builds = {name: _compiled(model, entry, name, say) for name in ("float32", "int8")}
-    calls = _own_calls(builds, inputs) | _peer_calls(entry, program, inputs, say)
-    say("measuring")
+def measure(subject: Subject, threads: int) -> list[Row]:
+    """The latency of every candidate, and what the machine's limits allow."""
+    calls = subject.calls(threads)
+    subject.say(f"measuring {threads} threads")
+    peaks = measured_peaks(Target.parse("native"), threads)
     latencies = interleaved(calls, ROUNDS)
-    tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    reference = next(iter(program.run(tensors).values()))
-    rows = [_row(entry, name, latencies[name], calls[name](), reference) for name in calls]
-    weights = program.weight_nbytes
-    for name, build in builds.items():
-        extra = {"weight_nbytes": weights, "note": name}
-        rows.append(_plain(entry, "compile time", build.seconds, "s", extra))
-        rows.append(_plain(entry, "compile peak memory", build.peak_nbytes, "B", extra))
-    return rows
+    tensors = {name: torch.from_numpy(value) for name, value in subject.inputs.items()}
+    reference = next(iter(subject.program.run(tensors).values()))
+    limits = limits_of(subject, peaks)
+    return [
+        latency_row(subject, threads, name, latencies[name])
+        | {"sqnr_db": error_of(call(), reference), "limit": limits.get(_precision(name))}
+        for name, call in calls.items()
+    ]
 
 
-def _compiled(model: str, entry: Entry, name: str, say: Callable[[str], None]) -> Compiled:
-    say(f"compiling {name}")
-    options = ["--threads", str(THREADS), "--keep-going", "--no-resume"]
-    options += ["-p", "remove-dead"] if name == "float32" else ["--calib", entry.calib]
-    folder = WORK / f"{entry.name}-{name}"
-    shutil.rmtree(folder, ignore_errors=True)
-    return compile_artifact(model, folder, *options)
+def limits_of(subject: Subject, peaks: Peaks) -> dict[str, float]:
+    """The least seconds the multiply-adds of a model take, by precision."""
+    program = subject.program
+    sizes = bind_sizes(program.signature, program.symbols, subject.inputs)
+    macs = program_cost(program).at(sizes)["macs"]
+    return {precision: macs / rate for precision, rate in peaks.macs.items()}
 
 
-def _own_calls(builds: dict[str, Compiled], inputs: Arrays) -> dict[str, Call]:
-    calls: dict[str, Call] = {}
-    for name, build in builds.items():
-        loaded = Model(build.folder, THREADS)
-        calls[f"effc {name}"] = lambda loaded=loaded: loaded.run(inputs)
-    return calls
+def _precision(name: str) -> str:
+    if "int8" in name:
+        return "int8"
+    return "bfloat16" if "bfloat16" in name or name == "OpenVINO default" else "float32"
 
 
-def _peer_calls(
-    entry: Entry, program: Program, inputs: Arrays, say: Callable[[str], None]
-) -> dict[str, Call]:
-    def data() -> Iterable[Arrays]:
-        known = {spec.name for spec in program.signature.inputs}
-        for batch in look_up(entry.calib)():
-            first = {name: value[:1] for name, value in batch.items() if name in known}
-            yield {name: _fitted(value, inputs[name].shape) for name, value in first.items()}
-
-    makers: dict[str, Callable[[], Call]] = {
-        "ONNX Runtime float32": lambda: peer_call("onnxruntime", program, inputs, THREADS),
-        "ONNX Runtime int8 static": lambda: onnxruntime_static(program, inputs, THREADS, data),
-        "ONNX Runtime int8 dynamic": lambda: onnxruntime_dynamic(program, inputs, THREADS, data),
-        "OpenVINO float32": lambda: peer_call("openvino", program, inputs, THREADS),
-        "OpenVINO default": lambda: openvino_default(program, inputs, THREADS, data),
-        "OpenVINO int8": lambda: openvino_int8(program, inputs, THREADS, data),
-        "PyTorch eager": lambda: peer_call("torch", program, inputs, THREADS),
-    }
-    calls: dict[str, Call] = {}
-    for name, make in makers.items():
-        say(f"preparing {name}")
-        try:
-            calls[name] = make()
-            calls[name]()
-        except Exception as error:  # a peer that cannot do it is left out, and that is said
-            calls.pop(name, None)
-            say(f"{name} cannot run it: {str(error).splitlines()[0][:120]}")
-    return calls
-
-
-def _fitted(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Repeat or cut an array to a shape."""
-    repeats = [-(-wanted // found) for wanted, found in zip(shape, value.shape, strict=True)]
-    return np.ascontiguousarray(np.tile(value, repeats)[tuple(slice(size) for size in shape)])
-
-
-def _row(
-    entry: Entry, name: str, latency: Latency, outputs: Arrays, reference: torch.Tensor
-) -> dict[str, Any]:
+def error_of(outputs: Arrays, reference: torch.Tensor) -> float:
+    """Signal to noise of a candidate's first output, in dB."""
     found = torch.from_numpy(np.asarray(next(iter(outputs.values()))))
-    is_peer = not name.startswith("effc")
+    return min(sqnr(reference, found), EXACT_DB)
+
+
+def latency_row(subject: Subject, threads: int, name: str, latency: Latency) -> Row:
+    """One row of the result."""
     return {
-        "model": entry.name,
+        "model": subject.entry.name,
         "what": "latency",
         "value": latency.median,
         "unit": "s",
         "better": "lower",
-        "peer": name if is_peer else None,
+        "peer": None if name.startswith("effc") else name,
         "variant": name,
         "low": latency.low,
         "high": latency.high,
         "runs": latency.runs,
-        "sqnr_db": min(sqnr(reference, found), 200.0),
-        "threads": THREADS,
+        "threads": threads,
+        "batch": subject.batch,
     }
 
 
-def _plain(
-    entry: Entry, what: str, value: float, unit: str, extra: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "model": entry.name, "what": what, "value": value, "unit": unit, "better": "lower",
-        "peer": None, **extra,
-    }  # fmt: skip
+def compile_rows(subject: Subject) -> Iterable[Row]:
+    """What compiling cost."""
+    for name, build in subject.builds.items():
+        common = {
+            "model": subject.entry.name, "better": "lower", "peer": None, "note": name,
+            "batch": subject.batch, "weight_nbytes": subject.program.weight_nbytes,
+        }  # fmt: skip
+        yield {"what": "compile time", "value": build.seconds, "unit": "s", **common}
+        yield {"what": "compile peak memory", "value": build.peak_nbytes, "unit": "B", **common}
 
 
-def missed(rows: list[dict[str, Any]]) -> Iterable[str]:
+def missed(rows: list[Row]) -> Iterable[str]:
     """The bars that do not hold, in words."""
     for entry in SUITE:
-        own = [row for row in rows if row["model"] == entry.name]
-        speed = {row["variant"]: row["value"] for row in own if row["what"] == "latency"}
+        own = [row for row in rows if row["model"] == entry.name and row["batch"] == 1]
+        speed = {
+            r["variant"]: r["value"] for r in own if r["what"] == "latency" and r["threads"] == 2
+        }
         peer = speed.get("ONNX Runtime float32")
         if peer is not None and speed["effc float32"] > 2 * peer:
             yield f"{entry.name}: float32 is more than 2x ONNX Runtime float32"
         if peer is not None and speed["effc int8"] > peer:
             yield f"{entry.name}: int8 is slower than ONNX Runtime float32"
-        for row in own:
-            if row["what"] == "compile time" and row["value"] > 60:
-                yield f"{entry.name}: compile takes {row['value']:.0f} s"
-            allowed = MEMORY_FACTOR * row.get("weight_nbytes", 0) + MEMORY_EXTRA
-            if row["what"] == "compile peak memory" and row["value"] > allowed:
-                yield f"{entry.name}: compile takes {row['value'] / 1e9:.2f} GB"
+        yield from _missed_compiling(entry, own) if entry.is_headline else ()
+
+
+def _missed_compiling(entry: Entry, own: list[Row]) -> Iterable[str]:
+    for row in own:
+        if row["what"] == "compile time" and row["value"] > COMPILE_SECONDS:
+            yield f"{entry.name}: compiling {row['note']} takes {row['value']:.0f} s"
+        allowed = MEMORY_FACTOR * row.get("weight_nbytes", 0) + MEMORY_EXTRA
+        if row["what"] == "compile peak memory" and row["value"] > allowed:
+            yield f"{entry.name}: compiling {row['note']} takes {row['value'] / 1e9:.2f} GB"
+
+
+def _earlier() -> list[Row]:
+    return json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+
+
+def _replaced(rows: list[Row], new: list[Row]) -> list[Row]:
+    """Earlier rows without those of the cases that were measured again, then the new ones."""
+    cases = {(row["model"], row["batch"], row.get("threads")) for row in new}
+    kept = [r for r in rows if (r["model"], r.get("batch"), r.get("threads")) not in cases]
+    return [*kept, *new]
+
+
+def _save(rows: list[Row]) -> None:
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+
+
+def _show(rows: list[Row]) -> None:
+    headline = {entry.name for entry in SUITE if entry.is_headline}
+    shown = [row for row in rows if row["model"] in headline and row["batch"] == 1]
+    tables = speed_tables([row for row in shown if row.get("threads", 2) == 2], 2)
+    console = Console(width=110, highlight=False)
+    for table in tables:
+        console.print(table)
+    write_section("speed", "make bench", tables)
+    benchmark_page(rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peers with their own 8-bit quantization of the same model."""
+"""Peers with their own 8-bit quantization, or their own compiler, of the same model."""
 
 import logging
 import tempfile
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from effc.backends.peers import Arrays, Call, export_onnx, onnx_session, openvino_call
-from effc.ir.program import Program
+from effc.ir.program import FORWARD, Program
 
 Data = Callable[[], Iterable[Arrays]]
 
@@ -86,3 +86,22 @@ def openvino_int8(program: Program, inputs: Arrays, threads: int, data: Data) ->
             openvino.convert_model(str(path)), nncf.Dataset(list(data())), **settings
         )
         return openvino_call(model, inputs, threads, {})
+
+
+def torch_compiled(program: Program, inputs: Arrays, threads: int) -> Call:
+    """PyTorch's own compiler on the program."""
+    import torch
+
+    module = torch.fx.GraphModule(program.methods[FORWARD], program.methods[FORWARD].graph)
+    arguments = [torch.from_numpy(inputs[spec.name]) for spec in program.signature.inputs]
+    names = [spec.name for spec in program.signature.outputs]
+    torch.set_num_threads(threads)
+    compiled = torch.compile(module, dynamic=False)
+
+    def call() -> Arrays:
+        torch.set_num_threads(threads)
+        with torch.inference_mode():
+            results = compiled(*arguments)
+        return {name: value.numpy() for name, value in zip(names, results, strict=True)}
+
+    return call
