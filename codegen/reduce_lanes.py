@@ -49,6 +49,7 @@ def _smallest(dtype: str) -> float:
 SUM = Reduction(lambda x, y: x + y, lambda dtype: 0)
 MAXIMUM = Reduction(larger, _smallest)
 MINIMUM = Reduction(smaller, _largest)
+LARGEST_NUMBER = Reduction(tirx.Max, _smallest)  # NaN may be lost
 ANY = Reduction(larger, _smallest, is_logical=True)
 ALL = Reduction(smaller, _largest, is_logical=True)
 REDUCTIONS = {

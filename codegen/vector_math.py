@@ -122,12 +122,11 @@ def tanh(b: Builder, x: Expr) -> Expr:
     size = b.let(same_type("llvm.fabs", x))
     square = b.let(x * x)
     small = fma(polynomial(square, TANH_SMALL) * square, x, x)
-    doubled = b.let(tirx.Min(size, like(x, 20.0)) * like(x, 2.0))
+    doubled = b.let(tirx.Min(like(x, 20.0), size) * like(x, 2.0))
     inverse = reciprocal(b, b.let(exp(b, doubled) + like(x, 1.0)))
     large = like(x, 1.0) - like(x, 2.0) * inverse
     signed = same_type("llvm.copysign", b.let(large), x)
-    result = tirx.Select(size < like(x, 0.625), small, signed)
-    return b.let(tirx.Select(is_nan(x), x, result))
+    return b.let(tirx.Select(size < like(x, 0.625), small, signed))
 
 
 ERF_BOUND = 3.92
@@ -149,12 +148,11 @@ def erf(b: Builder, x: Expr) -> Expr:
     Both polynomials have degree 5 and were fitted by reweighted least squares of the relative error
     on [0, 3.92]; beyond, float32 cannot tell the result from 1.
     """
-    clamped = b.let(tirx.Max(tirx.Min(x, like(x, ERF_BOUND)), like(x, -ERF_BOUND)))
+    clamped = b.let(tirx.Max(like(x, -ERF_BOUND), tirx.Min(like(x, ERF_BOUND), x)))
     square = b.let(clamped * clamped)
     top = b.let(clamped * polynomial(square, ERF_NUMERATOR))
     ratio = b.let(top * reciprocal(b, b.let(polynomial(square, ERF_DENOMINATOR))))
-    limited = tirx.Max(tirx.Min(ratio, like(x, 1.0)), like(x, -1.0))
-    return b.let(tirx.Select(is_nan(x), x, limited))
+    return b.let(tirx.Max(like(x, -1.0), tirx.Min(like(x, 1.0), ratio)))
 
 
 def log(b: Builder, x: Expr) -> Expr:

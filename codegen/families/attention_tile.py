@@ -16,7 +16,7 @@ from effc.codegen.families.attention_problem import Problem, key_vectors
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Stage
-from effc.codegen.reduce_lanes import MAXIMUM, SUM, Totals
+from effc.codegen.reduce_lanes import LARGEST_NUMBER, SUM, Totals
 from effc.codegen.region import Region
 from effc.codegen.tir import (
     Expr,
@@ -185,7 +185,7 @@ class Attention:
         """Turn a row of scores into exponentials; return one over their sum (0 for no keys)."""
         b, lanes = self.b, self.isa.lanes
         run = Run(index(0), limit, None if self.problem.is_causal else self.source_length)
-        largest = Totals(b, MAXIMUM, "float32", lanes, 1)
+        largest = Totals(b, LARGEST_NUMBER, "float32", lanes, 1)  # NaN stays in the exponentials
 
         def scale(position: Expr, count: int, valid: Expr | None) -> None:
             score = b.let(self._masked(first, row, position, count, valid))

@@ -1,5 +1,7 @@
 """Sizes: text and back, arithmetic, evaluation."""
 
+import random
+
 import pytest
 import sympy
 import torch
@@ -79,3 +81,34 @@ def test_sizes_of_strided_convolutions_read_back() -> None:
     for steps in (4, 9, 20):
         found = program.run({"input": torch.zeros(2, 2, steps)})["output"]
         assert evaluate(length, {"steps": steps}) == found.shape[2]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_evaluate_computes_as_python_does(seed: int) -> None:
+    """Against Python's own arithmetic on the same random expression."""
+    rng = random.Random(seed)
+    values = {name: rng.randint(1, 50) for name in "ab"}
+
+    def grown(depth: int) -> tuple[Size, int]:
+        if depth == 0:
+            name, number = rng.choice("ab"), rng.randint(2, 9)
+            return rng.choice([(named(name), values[name]), (sympy.Integer(number), number)])
+        (x, p), (y, q) = grown(depth - 1), grown(depth - 1)
+        divisor = rng.randint(2, 9)
+        return rng.choice([
+            (x + y, p + q), (x * y, p * q), (FloorDiv(x, sympy.Integer(divisor)), p // divisor),
+            (sympy.Mod(x, divisor), p % divisor), (sympy.Max(x, y), max(p, q)),
+            (sympy.Min(x, y), min(p, q)), (x * x, p * p),
+        ])  # fmt: skip
+
+    size, expected = grown(3)
+    assert evaluate(simplify(size) if isinstance(size, int) else size, values) == expected
+
+
+def test_evaluate_of_nested_remainders_and_fractions() -> None:
+    a, b = named("a"), named("b")
+    assert evaluate(sympy.Mod(sympy.Mod(a * b, 64), 3), {"a": 2, "b": 5}) == 1
+    assert evaluate(sympy.floor(a / 2), {"a": 5}) == 2
+    assert evaluate(a * (a + 1) / 2, {"a": 5}) == 15
+    with pytest.raises(KeyError):
+        evaluate(a + b, {"a": 1})
