@@ -63,6 +63,9 @@ class Backend(Protocol):
     def build(self, program: Program, target: Target, folder: Path) -> Built:
         """Build into an existing folder."""
 
+    def peaks(self, target: Target, threads: int) -> dict[str, Any] | None:
+        """What the machine reaches at most, measured; None where that is not known."""
+
     def open(self, folder: Path, manifest: Any, threads: int) -> Session:
         """Open what `build` made."""
 

@@ -35,6 +35,9 @@ class EagerBackend:
         save_program(program, folder / MODEL)
         return Built()
 
+    def peaks(self, target: Target, threads: int) -> None:
+        """Not known."""
+
     def open(self, folder: Path, manifest: Manifest, threads: int) -> "EagerSession":
         """Load `model.pt2`."""
         if MODEL not in manifest.files:

@@ -4,6 +4,7 @@ Opening a build needs no compiler, so the compiler is imported only for building
 """
 
 from pathlib import Path
+from typing import Any
 
 from effc.backends.artifact import Manifest
 from effc.backends.base import Built
@@ -27,6 +28,12 @@ class CpuBackend:
         from effc.backends.tvm_cpu.build import build
 
         return build(program, target, folder)
+
+    def peaks(self, target: Target, threads: int) -> dict[str, Any] | None:
+        """Multiply-adds per second by precision, bytes per second from memory."""
+        from effc.backends.tvm_cpu.peaks import measured_peaks
+
+        return vars(measured_peaks(target, threads))
 
     def open(self, folder: Path, manifest: Manifest, threads: int) -> CpuSession:
         """Load the library."""

@@ -17,7 +17,7 @@ from effc.codegen.objects import write_object
 from effc.ir.target import Target
 
 ROUNDS = 5
-TASKS, READING_NBYTES = 60, 128 << 20
+TASKS, READING_NBYTES = 300, 128 << 20
 FLOAT_NBYTES = 4
 
 

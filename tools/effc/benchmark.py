@@ -17,8 +17,8 @@ from effc.footprint import OWN, footprint
 from effc.ir.errors import InputError, ModelError, UsageError
 from effc.ir.program import Program, bind_sizes
 from effc.preparation import cleaned
+from effc.profile import peaks_of, profile_of
 from effc.progress import Progress
-from effc.report import profile_of
 from effc.sample import check_sizes, sized_inputs
 
 Arrays = dict[str, np.ndarray]
@@ -86,7 +86,8 @@ def run_benchmark(contest: Contest, progress: Progress) -> dict[str, Any]:
             "threads": threads,
             "sizes": model.sizes(inputs),
             "rows": rows,
-            "profile": profile_of(model, inputs),
+            "profile": profile_of(model, inputs, artifact.report["kernels"]),
+            "peaks": peaks_of(model, threads),
             "notes": entrants.notes,
         }
 

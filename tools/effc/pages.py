@@ -9,7 +9,7 @@ from typing import Any
 from effc.explanation import layers_of
 from effc.ir.errors import UsageError
 from effc.sensitivity import layer_decibel
-from effc.tables import COMPARED, all_rows, comparison_rows, place_text
+from effc.tables import COMPARED, achieved, all_rows, comparison_rows, kernel_text, place_text
 from effc.units import time_text
 
 MOST_STEPS = 40
@@ -124,15 +124,17 @@ def _time(report: dict[str, Any]) -> str:
     total = sum(row["seconds"] for row in steps) or 1.0
     longest = steps[0]["seconds"] if steps else 1.0
     rows = [
-        [escape(row["source"]), escape(row["family"]), time_text(row["seconds"]),
-         f"{row['seconds'] / total:.1%}", _bar(row["seconds"] / (longest or 1.0))]
+        [escape(row["source"]), escape(kernel_text(row)), time_text(row["seconds"]),
+         f"{row['seconds'] / total:.1%}", *achieved(row, report.get("peaks")),
+         _bar(row["seconds"] / (longest or 1.0))]
         for row in steps[:MOST_STEPS]
     ]  # fmt: skip
     if rest := steps[MOST_STEPS:]:
         seconds = sum(row["seconds"] for row in rest)
         rows.append([f"and {len(rest)} more steps", "", time_text(seconds),
-                     f"{seconds / total:.1%}", ""])  # fmt: skip
-    return _table(["layer", "kernel", "time", "share", ""], rows, {2, 3})
+                     f"{seconds / total:.1%}", "", "", "", ""])  # fmt: skip
+    head = ["layer", "kernel", "time", "share", "GMAC/s", "of peak", "GB/s", ""]
+    return _table(head, rows, {2, 3, 4, 5, 6})
 
 
 def _passes(report: dict[str, Any]) -> str:

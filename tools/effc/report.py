@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from effc.backends.runner import Model
 from effc.candidate import Candidate
 from effc.environment import environment, peak_memory_nbytes
 from effc.ir.cost import program_cost
+from effc.profile import peaks_of, profile_of
 from effc.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def report_of(compilation: Compilation, best: Candidate, verdict: Verdict) -> di
         "passes": best.passes,
         "lowering": [dict(vars(row)) for row in best.built.rows],
         "kernels": best.built.kernels,
-        "profile": profile_of(best.model, prepared.inputs),
+        "profile": profile_of(best.model, prepared.inputs, best.built.kernels),
+        "peaks": peaks_of(best.model, prepared.target.cores),
         "memory": best.built.memory,
         "compile": {
             "seconds": time.perf_counter() - compilation.started,
@@ -57,17 +58,3 @@ def report_of(compilation: Compilation, best: Candidate, verdict: Verdict) -> di
         },
         "notes": list(compilation.notes),
     }
-
-
-def profile_of(model: Model, inputs: dict[str, Any], runs: int = 5) -> list[dict[str, Any]]:
-    """Seconds per step: the fastest of several runs."""
-    best: dict[int, tuple[str, float]] = {}
-    for _ in range(runs):
-        for number, (name, seconds) in enumerate(model.session.profile(inputs)):
-            if number not in best or seconds < best[number][1]:
-                best[number] = (name, seconds)
-    rows = []
-    for name, seconds in best.values():
-        family, _, source = name.partition(" ")
-        rows.append({"family": family, "source": source, "seconds": seconds})
-    return rows

@@ -135,20 +135,40 @@ def all_rows(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [*report["clean"], *report["passes"], *report["lowering"]]
 
 
-def kernel_table(profile: list[dict[str, Any]], count: int = 12) -> Table:
-    """The steps that take the time."""
-    rows = sorted(profile, key=lambda row: -row["seconds"])
+def kernel_table(report: dict[str, Any], count: int = 12) -> Table:
+    """The steps that take the time, with what they achieve beside the machine's limits."""
+    rows = sorted(report["profile"], key=lambda row: -row["seconds"])
     total = sum(row["seconds"] for row in rows)
     title = f"where the time goes ({time_text(total)} in {len(rows)} steps)"
-    made = table(title, "layer", "kernel", "time", "share", numbers=("time", "share"))
+    numbers = ("time", "share", "GMAC/s", "of peak", "GB/s")
+    made = table(title, "layer", "kernel", *numbers, numbers=numbers)
     for row in rows[:count]:
         share = f"{row['seconds'] / total:.1%}" if total else ""
-        made.add_row(Text(row["source"]), row["family"], time_text(row["seconds"]), share)
+        cells = [row["source"], kernel_text(row), time_text(row["seconds"]), share]
+        made.add_row(*map(Text, [*cells, *achieved(row, report.get("peaks"))]))
     if len(rows) > count:
         rest = sum(row["seconds"] for row in rows[count:])
         share = f"{rest / total:.1%}" if total else ""
         made.add_row(f"and {len(rows) - count} more steps", "", time_text(rest), share)
     return made
+
+
+def kernel_text(row: dict[str, Any]) -> str:
+    """A step's kernel and what it multiplies: `conv2d int8`."""
+    return " ".join(filter(None, (row["family"], row.get("precision", ""))))
+
+
+def achieved(row: dict[str, Any], peaks: dict[str, Any] | None) -> list[str]:
+    """Multiply-adds per second, their share of the machine's peak, bytes per second."""
+    seconds, macs, nbytes = row["seconds"], row.get("macs", 0), row.get("nbytes", 0)
+    if not seconds:
+        return ["", "", ""]
+    peak = peaks["macs"].get(row["precision"]) if peaks and macs else None
+    return [
+        f"{macs / seconds / 1e9:.1f}" if macs else "",
+        f"{macs / seconds / peak:.0%}" if peak else "",
+        f"{nbytes / seconds / 1e9:.1f}" if nbytes else "",
+    ]
 
 
 def layer_table(layers: dict[str, dict[str, Any]]) -> Table:
@@ -198,6 +218,6 @@ def report_tables(report: dict[str, Any]) -> list[RenderableType]:
     return [
         comparison_table(report),
         pass_table(all_rows(report)),
-        kernel_table(report["profile"]),
+        kernel_table(report),
         *map(Text, lines),
     ]

@@ -26,9 +26,10 @@ from effc.passes.report import PipelineReport
 
 aten = torch.ops.aten
 ROUNDED = ROUNDING[torch.float32]
+DEEP = Tolerance(relative=8 * ROUNDED.relative)  # 53 folded layers, each rounded anew
 TOLERANCES = {
     "resnet": ROUNDED,
-    "mobilenet": ROUNDED,
+    "mobilenet": DEEP,
     "vit": EXACT,
     "bert": EXACT,
     "llama": ROUNDED,

@@ -44,7 +44,7 @@ def _print(result: dict[str, Any], profile: bool) -> None:
 
     parts = [benchmark_table(result)]
     if profile:
-        parts.append(kernel_table(result["profile"], count=len(result["profile"])))
+        parts.append(kernel_table(result, count=len(result["profile"])))
     typer.echo(render(parts), nl=False)
     for note in result["notes"]:
         typer.echo(f"note: {note}")
