@@ -7,6 +7,8 @@ of two 16-bit floats is exact in float32, so only the order of the additions is 
 import torch
 from torch import Tensor
 
+from effc.ir.ops.shapes import convolved
+
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -69,12 +71,7 @@ def _(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    size = [
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i]
-        + 1
-        for i in range(2)
-    ]
-    return x.new_empty((x.shape[0], weight.shape[0], *size), dtype=torch.float32)
+    return convolved(x, weight, stride, padding, dilation, torch.float32)
 
 
 @torch.library.custom_op("effc::attention_half", mutates_args=())

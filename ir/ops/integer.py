@@ -7,6 +7,8 @@ arithmetic that a test can compare bit for bit.
 import torch
 from torch import Tensor
 
+from effc.ir.ops.shapes import convolved
+
 
 def _centred(codes: Tensor, zero_point: Tensor | None) -> Tensor:
     """Codes without their zero point, in float64, where integer products stay exact."""
@@ -75,12 +77,7 @@ def _(
     dilation: list[int],
     groups: int,
 ) -> Tensor:
-    size = [
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i]
-        + 1
-        for i in range(2)
-    ]
-    return x.new_empty((x.shape[0], weight.shape[0], *size), dtype=torch.int32)
+    return convolved(x, weight, stride, padding, dilation, torch.int32)
 
 
 @torch.library.custom_op("effc::quantize_scaled", mutates_args=())

@@ -16,12 +16,14 @@ Data = Callable[[], Iterable[Arrays]]
 def onnxruntime_dynamic(program: Program, inputs: Arrays, threads: int, data: Data) -> Call:
     """ONNX Runtime's dynamic quantization: int8 weights, activations quantized while it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
-        plain, packed = Path(folder) / "model.onnx", Path(folder) / "int8.onnx"
+        plain, ready, packed = (Path(folder) / f"{n}.onnx" for n in ("model", "ready", "int8"))
         export_onnx(program, inputs, plain)
         logging.disable(logging.WARNING)
-        quantize_dynamic(plain, packed, weight_type=QuantType.QInt8, per_channel=True)
+        quant_pre_process(str(plain), str(ready))
+        quantize_dynamic(ready, packed, weight_type=QuantType.QInt8, per_channel=True)
         logging.disable(logging.NOTSET)
         return onnx_session(packed, inputs, threads)
 
