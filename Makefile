@@ -36,7 +36,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 
 bench: $(STAMP)
-	PYTHONPATH=tools $(BIN)/python -m bench.speed
+	PYTHONPATH=tools $(BIN)/python -m bench.speed $(BENCH)
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest -q tests/golden --rewrite-golden

@@ -1,6 +1,5 @@
 """Products of bfloat16 values: both factors are rounded, sums stay float32."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -115,6 +114,6 @@ def _weight_note(node: fx.Node) -> dict[str, str]:
     return {"weight": "bfloat16"} if op_name(node) in LAYERS else {}
 
 
-def names_of(program: Program, wanted: Sequence[str] = (ATTENTION,)) -> list[str]:
-    """Names of the products in a program."""
-    return [label(n) for m in program.methods.values() for n in products_of(m, set(wanted))]
+def attention_names(program: Program) -> list[str]:
+    """Names of everything in a program that attends."""
+    return [label(n) for m in program.methods.values() for n in products_of(m, {ATTENTION})]

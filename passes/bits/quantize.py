@@ -17,7 +17,7 @@ from effc.passes.bits.activation_plan import (
     plan_activations,
 )
 from effc.passes.bits.activations import insert_dynamic, insert_static
-from effc.passes.bits.bfloat16 import has_products, names_of, round_attention
+from effc.passes.bits.bfloat16 import attention_names, has_products, round_attention
 from effc.passes.bits.layers import RULE, Layer, Selection, Wanted, layer_names, select
 from effc.passes.bits.notes import describe
 from effc.passes.bits.weights import WeightObserver, WeightPacker
@@ -69,7 +69,7 @@ class Quantize(Pass):
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Quantize every method."""
-        check_patterns(ctx, [*layer_names(program), *names_of(program)])
+        check_patterns(ctx, [*layer_names(program), *attention_names(program)])
         wanted = Wanted(self.embeddings, self.skip_first, self.skip_last)
         packer = WeightPacker(self.weight_observer)
         refusals: list[Refusal] = []

@@ -79,7 +79,7 @@ def write_section(name: str, command: str, tables: Sequence[Table]) -> None:
     PAGE.write_text(text)
 
 
-def benchmark_page(rows: Sequence[Row]) -> None:
+def benchmark_page(rows: Sequence[Row], command: str) -> None:
     """Write `docs/benchmarks.md`: every model beside the best peer of each precision."""
     latencies = [row for row in rows if row["what"] == "latency"]
     places = sorted({(row["batch"], row["threads"]) for row in latencies})
@@ -89,13 +89,13 @@ def benchmark_page(rows: Sequence[Row]) -> None:
         body = render([peer_table(here, precision) for precision in PRECISIONS], width=120)
         title = f"## Batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
         parts.append(f"{title}\n\n```\n{body.rstrip()}\n```")
-    text = "\n\n".join([BENCHMARK_HEAD.format(cpu=environment()["cpu"]), *parts])
+    text = "\n\n".join([BENCHMARK_HEAD.format(command=command, cpu=environment()["cpu"]), *parts])
     BENCHMARKS.write_text(f"{text}\n\n{_prose()}")
 
 
 BENCHMARK_HEAD = """# Benchmarks
 
-`make bench` on {cpu}: medians of interleaved rounds. *ratio* is the best peer's time over effc's
+`{command}` on {cpu}: medians of interleaved rounds. *ratio* is the best peer's time over effc's
 (larger is better), the best of those whose SQNR is at most 1 dB above effc's; *of limit* is the
 time the multiply-adds alone take at the measured peak of the same run, over effc's time. SQNR is
 against the float32 model."""

@@ -1,13 +1,14 @@
 """`make bench`: latency side by side in one run, with error, compile time and memory.
 
-`make bench` measures every model at every batch size and number of threads and can be stopped and
-started again; `python -m bench.speed --headline` measures the three models of the results page.
-Rows of a model that is measured again replace its earlier ones.
+`make bench` measures every model at every batch size and number of threads;
+`make bench BENCH="--headline"` measures the three models of the results page, `BENCH="--help"`
+lists other choices. Rows of a case that is measured again replace its earlier ones.
 """
 
 import argparse
 import itertools
 import json
+import shlex
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -189,8 +190,11 @@ def _show(rows: list[Row]) -> None:
     console = Console(width=110, highlight=False)
     for table in tables:
         console.print(table)
-    write_section("speed", "make bench", tables)
-    benchmark_page(rows)
+    command = " ".join(
+        ["make bench", *([f'BENCH="{shlex.join(sys.argv[1:])}"'] if sys.argv[1:] else [])]
+    )
+    write_section("speed", command, tables)
+    benchmark_page(rows, command)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Contest:
         sizes: Symbolic sizes to measure at; others as in the artifact's sample.
         threads: Threads for everybody; 0 for what the artifact was built for.
         rounds: How many rounds.
+        profile: Whether the machine's limits are measured, too; needs a C compiler.
     """
 
     out: Path
@@ -47,6 +48,7 @@ class Contest:
     sizes: dict[str, int] = field(default_factory=dict)
     threads: int = 0
     rounds: int = 15
+    profile: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -87,7 +89,7 @@ def run_benchmark(contest: Contest, progress: Progress) -> dict[str, Any]:
             "sizes": model.sizes(inputs),
             "rows": rows,
             "profile": profile_of(model, inputs, artifact.report["kernels"]),
-            "peaks": peaks_of(model, threads),
+            "peaks": peaks_of(model, threads) if contest.profile else None,
             "notes": entrants.notes,
         }
 

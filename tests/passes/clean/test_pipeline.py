@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from effc.ir.opspec import op_name
@@ -14,6 +15,7 @@ from effc.ir.testing import (
     EXACT,
     ROUNDING,
     Tolerance,
+    assert_close,
     assert_same_outputs,
     operators,
     random_inputs,
@@ -26,15 +28,15 @@ from effc.passes.report import PipelineReport
 
 aten = torch.ops.aten
 ROUNDED = ROUNDING[torch.float32]
-DEEP = Tolerance(relative=8 * ROUNDED.relative)  # 53 folded layers, each rounded anew
 TOLERANCES = {
     "resnet": ROUNDED,
-    "mobilenet": DEEP,
+    "mobilenet": ROUNDED,
     "vit": EXACT,
     "bert": EXACT,
     "llama": ROUNDED,
     "minilm": EXACT,
 }
+FOLDED = ("resnet", "mobilenet")  # kernels round 50 layers otherwise with other threads
 COPIES = ("clone", "alias", "detach", "_to_copy", "dropout", "contiguous", "lift_fresh_copy")
 Models = Callable[[str], Program]
 Reports = Callable[[str], PipelineReport]
@@ -49,7 +51,18 @@ def report(model: Models) -> Reports:
 def test_outputs_stay(name: str, tolerance: Tolerance, model: Models, report: Reports) -> None:
     before, after = model(name), report(name).program
     for sizes in ({"batch": 1, "sequence": 1}, {"batch": 3, "sequence": 5}):
-        assert_same_outputs(before, after, random_inputs(before, sizes), tolerance)
+        inputs = random_inputs(before, sizes)
+        if name in FOLDED:
+            assert_close(name, in_double(before, inputs), in_double(after, inputs), tolerance)
+        else:
+            assert_same_outputs(before, after, inputs, tolerance)
+
+
+def in_double(program: Program, inputs: dict[str, Tensor]) -> Tensor:
+    """The output in float64, which holds what folding did and not what float32 kernels round."""
+    wide = [inputs[spec.name].double() for spec in program.signature.inputs]
+    (output,) = copy_module(program.forward).double()(*wide)
+    return output
 
 
 @pytest.mark.parametrize("name", ["resnet", "vit", "bert", "llama"])

@@ -29,7 +29,14 @@ def command(
 
     names = [name.strip() for name in peers.split(",") if name.strip()]
     contest = Contest(
-        Path(out), against, names, inputs or [], shared.parse_sizes(sizes), threads, rounds
+        Path(out),
+        against,
+        names,
+        inputs or [],
+        shared.parse_sizes(sizes),
+        threads,
+        rounds,
+        profile,
     )
     with progress_on_stderr() as progress:
         result = run_benchmark(contest, progress)
