@@ -20,7 +20,8 @@ class Model:
 
     Args:
         folder: The artifact.
-        threads: How many threads to use; 0 for what it was built for.
+        threads: How many threads to use; 0 for what it was built for, or as many as there are
+            processors, if fewer.
         check: Whether to compare every file with its digest first.
 
     Raises:

@@ -7,6 +7,7 @@ import numpy as np
 from effc.backends.artifact import Manifest
 from effc.backends.runner import output_arrays
 from effc.backends.tvm_cpu.library import Library
+from effc.ir import options
 from effc.ir.errors import ArtifactError
 from effc.ir.program import bind_sizes
 
@@ -19,7 +20,8 @@ class CpuSession:
     Args:
         folder: The artifact.
         manifest: Its description.
-        threads: How many threads to use; 0 for what it was built for.
+        threads: How many threads to use; 0 for what it was built for, or as many as there are
+            processors, if fewer.
 
     Raises:
         ArtifactError: If it cannot be loaded here.
@@ -32,6 +34,7 @@ class CpuSession:
         self._manifest, self._signature = manifest, manifest.signature
         self._ranges = manifest.ranges
         self._weight_nbytes = manifest.files[WEIGHTS].nbytes
+        threads = threads or min(manifest.threads, options.default_threads())
         self._library = Library(folder / LIBRARY, folder / WEIGHTS, threads)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

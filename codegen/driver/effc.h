@@ -9,7 +9,8 @@
  *
  * Functions that can fail return 0 on success; effc_message() then says what went wrong in the
  * calling thread. Tensors are dense and row-major. A model may be used from several threads; runs
- * of one model follow each other. A process that forks must open its models after that.
+ * of one model follow each other. The caller's rounding mode, treatment of denormals and signals
+ * stay as they are and change no result. A process that forks must open its models after that.
  */
 #ifndef EFFC_H
 #define EFFC_H
@@ -41,7 +42,9 @@ typedef struct {
   int64_t maximum;
 } effc_symbol;
 
-/* Load the weights and start the threads. `threads` <= 0 takes the number the model was built for. */
+/* Load the weights and start the threads. `threads` <= 0 takes the number the model was built for,
+ * or as many as the process has processors, if fewer. Waiting threads spin for microseconds, then
+ * let others run, then sleep: an idle model takes no time of any processor. */
 int effc_open(const char *weights, int threads, effc_model **model);
 
 /* Run the model. `symbols` holds the value of each symbolic dimension, in order (NULL if none). */

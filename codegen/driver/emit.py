@@ -1,13 +1,16 @@
 """Writes the C source of a model's driver: tables, the memory plan, and the steps in a row."""
 
 from collections.abc import Hashable
+from functools import reduce
 
 from effc.codegen.driver.expressions import c_expression, c_text
-from effc.codegen.driver.weights import ALIGN, WeightFile, fnv1a
+from effc.codegen.driver.weights import WeightFile, fnv1a
 from effc.codegen.executable import Executable, Fill, Pointer, Step
 from effc.ir.program import TensorSpec
 from effc.ir.symbols import Size, Symbol, product
 from effc.ir.target import Target
+
+NOTED = "&large"
 
 
 def driver_source(
@@ -129,42 +132,54 @@ class _Emitter:
         return [f"  const int64_t s_{name} = {array}[{i}]; (void)s_{name};" for i, name in names]
 
     def _slots(self) -> str:
+        """Where buffers lie; fails where sizes of tensors exceed what a machine can address."""
         memory = self.executable.memory
         lines = [
-            "static void effc_slots(const int64_t *sizes, int64_t *slots, size_t *arena, "
+            "static int effc_slots(const int64_t *sizes, int64_t *slots, size_t *arena, "
             "size_t *scratch) {",
             *self._sizes("sizes"),
             "  int64_t at = 0, need = 0;",
+            "  int large = 0;",
         ]
+        signature = self.executable.signature
+        for spec in (*signature.inputs, *signature.outputs):
+            lines.append(f"  (void){self._room([product([*spec.shape, spec.dtype.itemsize])])};")
         for number, slot in enumerate(memory.slots):
             if memory.is_static:
                 lines.append(f"  slots[{number}] = {memory.offsets[number]};")
-                continue
-            size = "0"
-            for nbytes in slot:
-                size = f"effc_max({size}, {c_expression(nbytes)})"
-            lines.append(
-                f"  slots[{number}] = at; at += ({size} + {ALIGN - 1}) / {ALIGN} * {ALIGN};"
-            )
+            else:
+                lines.append(f"  slots[{number}] = at; at += {self._room(slot)};")
         if memory.is_static:
             lines.append(f"  at = {memory.nbytes};")
-        for nbytes in dict.fromkeys(self.executable.scratch):
-            lines.append(f"  need = effc_max(need, {c_expression(nbytes)});")
-        lines.append("  *arena = (size_t)at; *scratch = (size_t)need; (void)sizes;\n}")
-        return "\n".join(lines)
+        if self.executable.scratch:
+            lines.append(f"  need = {self._room(self.executable.scratch)};")
+        lines.append("  *arena = (size_t)at; *scratch = (size_t)need; (void)sizes; (void)slots;")
+        return "\n".join([*lines, "  return large;\n}"])
+
+    @staticmethod
+    def _room(sizes: list[Size]) -> str:
+        """Bytes of the largest of some buffers; notes what is too large."""
+        largest = [c_expression(nbytes, NOTED) for nbytes in dict.fromkeys(sizes)]
+        text = reduce(lambda first, other: f"effc_max({first}, {other})", largest)
+        return f"effc_room({text}, {NOTED})"
 
     def _shapes(self) -> str:
         lines = [
             "int effc_output_shape(int index, const int64_t *sizes, int64_t *shape) {",
-            '  if (EFFC_SYMBOLS && !sizes) return effc_fail("%sno sizes given", "", 0, 0);',
+            "  if (effc_check(sizes)) return 1;",
             *self._sizes("sizes"),
+            "  int large = 0;",
             "  switch (index) {",
         ]
         for position, spec in enumerate(self.executable.signature.outputs):
-            values = " ".join(f"shape[{d}] = {c_expression(s)};" for d, s in enumerate(spec.shape))
-            lines.append(f"    case {position}: {values} return 0;")
-        lines.append('  }\n  (void)shape; return effc_fail("%sno output %lld", "", index, 0);\n}')
-        return "\n".join(lines)
+            values = " ".join(
+                f"shape[{dim}] = {c_expression(size, NOTED)};"
+                for dim, size in enumerate(spec.shape)
+            )
+            lines.append(f"    case {position}: {values} break;")
+        lines.append('    default: return effc_fail("%sno output %lld", "", index, 0);\n  }')
+        lines.append("  (void)shape; (void)sizes;")
+        return "\n".join([*lines, "  return large ? effc_too_large() : 0;\n}"])
 
     def _steps(self) -> str:
         lines = [

@@ -1,5 +1,8 @@
 """Sizes and texts as C expressions."""
 
+from collections.abc import Iterable
+from functools import reduce
+
 import sympy
 from torch.utils._sympy.functions import FloorDiv
 
@@ -18,39 +21,49 @@ def _c_byte(byte: int) -> str:
     return chr(byte) if byte in PLAIN else f"\\{byte:03o}"
 
 
-def c_expression(size: Size) -> str:
+def c_expression(size: Size, noted: str = "") -> str:
     """A size as a C expression over int64_t variables named after the symbols.
+
+    Args:
+        size: What to compute.
+        noted: A pointer to an int that becomes 1 where 64 bits do not hold a sum or product; none
+            where sizes are known to be small enough.
 
     Raises:
         BuildError: If there is no C for it.
     """
     if isinstance(size, int):
         return f"INT64_C({size})" if abs(size) > 1 << 30 else str(size)
+
+    def terms(sizes: Iterable[Size]) -> list[str]:
+        return [c_expression(each, noted) for each in sizes]
+
     match size:
         case sympy.Integer():
             return c_expression(int(size))
         case sympy.Symbol():
             return f"s_{size.name}"
         case sympy.Add():
-            return "(" + " + ".join(map(c_expression, size.args)) + ")"
+            return _joined("+", terms(size.args), noted)
         case sympy.Mul():
-            return "(" + " * ".join(map(c_expression, size.args)) + ")"
+            return _joined("*", terms(size.args), noted)
         case sympy.Pow() if size.exp.is_Integer and size.exp > 0:
-            return "(" + " * ".join([c_expression(size.base)] * int(size.exp)) + ")"
+            return _joined("*", terms([size.base] * int(size.exp)), noted)
         case FloorDiv():
-            return _call("effc_div", size.args)
+            return f"effc_div({', '.join(terms(size.args))})"
         case sympy.Mod():
-            return _call("effc_mod", size.args)
+            return f"effc_mod({', '.join(terms(size.args))})"
         case sympy.floor():
-            return _call("effc_div", size.args[0].as_numer_denom())
+            return f"effc_div({', '.join(terms(size.args[0].as_numer_denom()))})"
         case sympy.Max() | sympy.Min():
             name = "effc_max" if isinstance(size, sympy.Max) else "effc_min"
-            first, *rest = map(c_expression, size.args)
-            for term in rest:
-                first = f"{name}({first}, {term})"
-            return first
+            return reduce(lambda first, term: f"{name}({first}, {term})", terms(size.args))
     raise BuildError(f"size {size} cannot be computed in C")
 
 
-def _call(name: str, sizes: tuple[Size, ...]) -> str:
-    return f"{name}({', '.join(map(c_expression, sizes))})"
+def _joined(operator: str, terms: list[str], noted: str) -> str:
+    """A sum or a product."""
+    if not noted:
+        return "(" + f" {operator} ".join(terms) + ")"
+    name = {"+": "effc_sum", "*": "effc_times"}[operator]
+    return reduce(lambda first, term: f"{name}({first}, {term}, {noted})", terms)

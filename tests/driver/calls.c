@@ -36,6 +36,7 @@ int main(int count, char **arguments) {
   report("shape of nothing", effc_output_shape(1, symbols, shape));
   report("shape of less", effc_output_shape(-1, symbols, shape));
   report("shape of no size", effc_output_shape(0, NULL, shape));
+  report("shape of wrong size", effc_output_shape(0, &wrong[2], shape));
   printf("%s %s %s\n", effc_input(0)->name, effc_output(0)->dtype, effc_symbol_info(0)->name);
   printf("%d %d %d\n", effc_input(0)->rank, (int)effc_input(0)->dims[0], (int)effc_input(0)->dims[3]);
   printf("%d %d\n", (int)effc_symbol_info(0)->minimum, (int)effc_symbol_info(0)->maximum);

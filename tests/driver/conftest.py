@@ -14,6 +14,7 @@ from effc.backends.tvm_cpu.build import DRIVER, build, lowered, write_sources
 from effc.backends.tvm_cpu.weights import write_weights
 from effc.codegen.executable import Executable
 from effc.ir.program import Program
+from effc.ir.symbols import Symbol
 from effc.ir.target import Target
 from effc.ir.testing import traced
 from effc.ir.trace.exported import program_of
@@ -97,6 +98,9 @@ def programs() -> dict[str, Program]:
         name: PassManager.parse(CLEAN).run(program, PassContext()).program
         for name, program in traces.items()
     }
+    cleaned["vast"] = cleaned["wide"].clone()
+    (rows,) = cleaned["vast"].symbols
+    cleaned["vast"].symbols[rows] = Symbol(rows, 1, (1 << 63) - 1)
     quantize = PassManager.parse("quantize{activations=dynamic}")
     return cleaned | {"codes": quantize.run(cleaned["images"], PassContext()).program}
 

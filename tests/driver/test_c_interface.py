@@ -121,7 +121,8 @@ def test_wrong_calls_are_errors(compiled: Compile, builds: dict[str, Path], run:
         "2 5",
         "shape of nothing: 1 no output 1",
         "shape of less: 1 no output -1",
-        "shape of no size: 1 no sizes given",
+        "shape of no size: 1 no value given for batch",
+        "shape of wrong size: 1 batch is 65, at most 64 expected",
         "x float32 batch",
         "4 -1 12",
         "1 64",
@@ -207,6 +208,16 @@ def test_memory_that_cannot_be_had(compiled: Compile, builds: dict[str, Path], r
     assert refused.endswith(" bytes of working memory")
     assert int(refused.split()[2]) >= 2048 * 4 << 20
     assert others == ["ran", refused, "ran"]
+
+
+def test_sizes_beyond_all_memory(compiled: Compile, builds: dict[str, Path], run: Run) -> None:
+    """Products of sizes that 64 bits do not hold are refused before anything is computed."""
+    done = run([compiled(HERE / "hostile.c", "vast"), builds["vast"] / WEIGHTS])
+    assert (done.returncode, done.stderr) == (0, "")
+    *refused, small, shape = done.stdout.splitlines()
+    assert (small, shape) == ("ran", "shaped")
+    assert len(refused) > 10
+    assert set(refused) == {"tensors of these sizes fit in no memory"}
 
 
 def test_a_copy_elsewhere_runs(builds: dict[str, Path], run: Run, tmp_path: Path) -> None:

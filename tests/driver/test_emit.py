@@ -134,7 +134,15 @@ def random_size(chance: random.Random, depth: int) -> tuple[Size, Callable[[int,
     return chance.choice(choices)
 
 
+def arithmetic(driver: Path) -> str:
+    """The functions expressions call, without the driver around them."""
+    memory = (driver / "memory.c").read_text()
+    functions = memory.partition("/* Arithmetic of sizes")[2].partition("*/")[2]
+    return functions.partition("/* Bytes of a buffer")[0]
+
+
 def test_sizes_in_c_equal_sizes_in_python(driver: Path, run: Run, tmp_path: Path) -> None:
+    """Without notes where values are small; with notes, which say what 64 bits do not hold."""
     chance = random.Random(0)
     sizes = [random_size(chance, number % 3) for number in range(150)]
     sizes += [
@@ -143,20 +151,32 @@ def test_sizes_in_c_equal_sizes_in_python(driver: Path, run: Run, tmp_path: Path
         (sympy.Integer(1 << 33) * A, lambda a, b: a << 33),
     ]
     source, program = tmp_path / "sizes.c", tmp_path / "sizes"
-    calls = [f'printf("%" PRId64 "\\n", (int64_t){c_expression(size)});' for size, _ in sizes]
-    runtime = (driver / "runtime.c").read_text()
-    helpers = runtime.partition("/* Arithmetic of sizes")[2].partition("*/")[2].partition("\n\n")[0]
+    show = 'printf("%" PRId64 "\\n", (int64_t){});'
+    calls = [
+        f"if (c > 3) {{ int n = 0; int64_t s = {c_expression(size, '&n')};"
+        f' if (n) puts("large"); else {show.format("s")} }}'
+        f" else {show.format(c_expression(size))}"
+        for size, _ in sizes
+    ]
     source.write_text(
         "#include <inttypes.h>\n#include <stdio.h>\n#include <stdlib.h>\n"
-        + helpers
-        + "\nint main(int c, char **v) { (void)c; int64_t s_a = atoi(v[1]), s_b = atoi(v[2]);\n"
+        + arithmetic(driver)
+        + "\nint main(int c, char **v) { int64_t s_a = atoll(v[1]), s_b = atoll(v[2]);\n"
         + "\n".join(calls)
         + "}\n"
     )
     assert run(["gcc", "-fsanitize=undefined", source, "-o", program]).returncode == 0
     for a, b in [(1, 1), (2, 5), (7, 3), (24, 23), (63, 64)]:
-        found = [int(line) for line in run([program, a, b]).stdout.split()]
-        assert found == [meant(a, b) for _, meant in sizes]
+        expected = [str(meant(a, b)) for _, meant in sizes]
+        for noted in ([], ["noted"]):
+            assert run([program, a, b, *noted]).stdout.split() == expected
+    for a, b in [(2**62, 1), (2**40, 2**40), (2**62, 2**62), (3, 2**63 - 1)]:
+        done = run([program, a, b, "noted"])
+        assert done.stderr == ""
+        for (_, meant), found in zip(sizes, done.stdout.split(), strict=True):
+            assert found == "large" or int(found) == meant(a, b)
+            assert found == "large" or abs(meant(a, b)) < 2**63
+        assert "large" in done.stdout.split()
 
 
 @pytest.mark.parametrize("size", [A / 2, sympy.sqrt(A), A**B, sympy.Rational(1, 2) + A])
