@@ -1,0 +1,63 @@
+"""Bisection against something measured, over an ordering in which more is safer.
+
+After Schaefer et al. (2023, arXiv 2302.01382): an ordering by sensitivity makes one dimension of
+the choice, and measured accuracy decides how far along it to go.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from effc.passes.plan.greedy import path
+from effc.passes.plan.model import Limit, Problem, Resource
+from effc.passes.plan.table import Table
+
+
+@dataclass
+class Bisection:
+    """Finds the least number of steps that is enough.
+
+    Attributes:
+        low: The least number that may be enough.
+        high: One more than the largest number worth trying.
+    """
+
+    low: int
+    high: int
+
+    def search(self, excess: Callable[[int], float]) -> int | None:
+        """The least number with no excess, if more steps have no larger excess; None if all have.
+
+        Args:
+            excess: By how much a number of steps misses what is wanted; at most 0 if it does not.
+        """
+        found: int | None = None
+        while self.low < self.high:
+            middle = (self.low + self.high) // 2
+            if excess(middle) <= 0:
+                found, self.high = middle, middle
+            else:
+                self.low = middle + 1
+        return found
+
+    @property
+    def steps(self) -> int:
+        """How many numbers are tried at most."""
+        return (self.high - self.low).bit_length()
+
+
+def limits_along(problem: Problem, resource: Resource) -> list[Limit]:
+    """Limits on a resource, from the tightest to one that binds no more.
+
+    They are the totals of the greedy path from the least predicted loss to the least of the
+    resource; between two of them no step of that path lies.
+
+    Args:
+        problem: Its own limits are left out of account.
+        resource: Of what.
+    """
+    free = Problem(problem.units, (Limit(resource, np.finfo(np.float64).max),), problem.objective)
+    table = Table.of(free)
+    totals = sorted({float(table.costs[rows, 0].sum()) for rows in path(table)})
+    return [Limit(resource, total) for total in totals]
