@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.ir.errors import TargetError, Unsupported
 from effc.ir.program import Program, dtype_name
 from effc.ir.target import Target
@@ -60,8 +61,10 @@ class Backend(Protocol):
     def unsupported(self, program: Program, target: Target) -> list[Unsupported]:
         """Every operator the backend has no kernel for."""
 
-    def build(self, program: Program, target: Target, folder: Path) -> Built:
-        """Build into an existing folder."""
+    def build(
+        self, program: Program, target: Target, folder: Path, chosen: Chosen = nothing_chosen
+    ) -> Built:
+        """Build into an existing folder, with schedules chosen for some kernels."""
 
     def peaks(self, target: Target, threads: int) -> dict[str, Any] | None:
         """What the machine reaches at most, measured; None where that is not known."""

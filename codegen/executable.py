@@ -9,13 +9,14 @@ import torch
 from torch import fx
 
 from effc.codegen import select
-from effc.codegen.access import Access
 from effc.codegen.barriers import Conflicts, Touch, meeting_points
+from effc.codegen.calls import Call, calls_of, fingerprint
 from effc.codegen.coverage import add
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import Kernel, Param, Stage
 from effc.codegen.memory import Life, MemoryPlan, plan
 from effc.codegen.region import Region
+from effc.codegen.schedule import Chosen, Schedule, nothing_chosen, point_of
 from effc.codegen.work import Work, work_of
 from effc.ir import provenance
 from effc.ir.errors import BuildError, Unsupported, UnsupportedError
@@ -65,6 +66,21 @@ class Fill:
     fill_stride: int
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A kernel and why it is as it is.
+
+    Attributes:
+        key: What it computes: the fingerprint of its region.
+        kernel: Its functions.
+        schedule: The schedule somebody chose for it, or None for its family's default.
+    """
+
+    key: str
+    kernel: Kernel
+    schedule: Schedule | None = None
+
+
 @dataclass
 class Step:
     """One call of a stage.
@@ -73,10 +89,8 @@ class Step:
         stage: The function.
         pointers: Its arguments.
         name: Where it comes from in the user's model.
-        family: The kernel's family.
+        choice: The kernel it belongs to.
         fills: Borders to fill first.
-        reads: Memory it reads, by key.
-        writes: Memory it writes, by key.
         must_meet: Whether threads must meet after it.
         work: What the kernel has to do; of its other steps, nothing.
     """
@@ -84,10 +98,15 @@ class Step:
     stage: Stage
     pointers: tuple[Pointer, ...]
     name: str
-    family: str
+    choice: Choice
     fills: tuple[Fill, ...] = ()
     must_meet: bool = True
     work: Work = field(default_factory=Work)
+
+    @property
+    def family(self) -> str:
+        """The kernel's family."""
+        return self.choice.kernel.family
 
 
 @dataclass
@@ -114,32 +133,50 @@ class Executable:
 
 
 def executable_of(
-    program: Program, method: str, placements: Placements, target: Target
+    program: Program,
+    method: str,
+    placements: Placements,
+    target: Target,
+    chosen: Chosen = nothing_chosen,
 ) -> Executable:
-    """Make kernels for every region of a placed program and lay out their memory."""
-    return _Assembler(program, method, placements, target).run()
+    """Make kernels for every region of a placed program and lay out their memory.
+
+    Args:
+        program: Lowered.
+        method: Which of its methods.
+        placements: Where its tensors lie.
+        target: What to build for.
+        chosen: The schedule of a kernel by the fingerprint of its region; what is no point of the
+            kernel's space is left out.
+    """
+    return _Assembler(program, method, placements, target, chosen).run()
 
 
 class _Assembler:
     def __init__(
-        self, program: Program, method: str, placements: Placements, target: Target
+        self,
+        program: Program,
+        method: str,
+        placements: Placements,
+        target: Target,
+        chosen: Chosen,
     ) -> None:
+        self.chosen = chosen
         self.program, self.placements = program, placements
         self.module, self.isa, self.target = placements.module, Isa.of(target), target
         self.refused: dict[str, Unsupported] = {}
         self.packed_names: dict[Any, str] = {}
         self.signature = program.signatures[method]
         self.result = Executable(self.signature, tuple(program.symbols))
-        self.kernels: dict[str, Kernel] = {}
+        self.kernels: dict[str, Choice] = {}
         self.uses: dict[Hashable, list[int]] = {}
         self.sizes: dict[Hashable, Size] = {}
         self.bases = self._known_bases()
 
     def run(self) -> Executable:
         """Visit the regions in order."""
-        for node in self.module.graph.nodes:
-            if node.op == "call_module":
-                self._call(node)
+        for call in calls_of(self.placements, self.program.names):
+            self._call(call)
         if self.refused:
             raise UnsupportedError(f"target {self.target}", list(self.refused.values()))
         lives = [Life(k, self.sizes[k], min(u), max(u)) for k, u in self.uses.items()]
@@ -158,61 +195,47 @@ class _Assembler:
             bases[self.placements.places[node].root] = Pointer("output", position)
         return bases
 
-    def _call(self, call: fx.Node) -> None:
-        inner = self.module.get_submodule(call.target)
-        operands = [arg for arg in call.args if isinstance(arg.meta.get("val"), torch.Tensor)]
-        results = sorted(
-            (user for user in call.users if op_name(user) == "getitem"), key=lambda u: u.args[1]
-        )
-        region = Region(
-            inner,
-            tuple(self._access(node) for node in operands),
-            tuple(self._access(node) for node in results),
-            tuple(node.op == "get_attr" for node in operands),
-            self.program.names,
-        )
-        key = region.key()
+    def _call(self, call: Call) -> None:
+        key = fingerprint(call.region)
         if key not in self.kernels:
-            name = f"effc_k{len(self.kernels)}"
             try:
-                self.kernels[key] = select.build(region, self.isa, name, self.result.symbols)
+                self.kernels[key] = self._kernel(call.region, key)
             except BuildError as error:
-                add(self.refused, _leading_operator(region), provenance.source(call), str(error))
+                source = provenance.source(call.node)
+                add(self.refused, _leading_operator(call.region), source, str(error))
                 return
-            for stage in self.kernels[key].stages:
+            for stage in self.kernels[key].kernel.stages:
                 self.result.stages[stage.symbol] = stage
-        self._steps(call, self.kernels[key], work_of(region), operands, results)
+        self._steps(call, self.kernels[key])
 
-    def _access(self, node: fx.Node) -> Access:
-        place = self.placements.places[node]
-        return Access(node.meta["val"].dtype, place.shape, place.strides)
+    def _kernel(self, region: Region, key: str) -> Choice:
+        """The kernel of a region, with the schedule somebody chose for it or the default."""
+        values = self.chosen(key)
+        found = None if values is None else point_of(select.space(region, self.isa), values)
+        name = f"effc_k{len(self.kernels)}"
+        kernel = select.build(region, self.isa, name, self.result.symbols, found)
+        return Choice(key, kernel, found)
 
-    def _steps(
-        self,
-        call: fx.Node,
-        kernel: Kernel,
-        work: Work,
-        operands: list[fx.Node],
-        results: list[fx.Node],
-    ) -> None:
-        first = len(self.result.steps)
+    def _steps(self, call: Call, choice: Choice) -> None:
+        first, kernel, node = len(self.result.steps), choice.kernel, call.node
         for stage in kernel.stages:
             pointers = tuple(
-                self._pointer(param, call, kernel, operands, results) for param in stage.params
+                self._pointer(param, node, kernel, call.operands, call.results)
+                for param in stage.params
             )
-            name = provenance.source(call) or call.name
-            self.result.steps.append(Step(stage, pointers, name, kernel.family))
+            name = provenance.source(node) or node.name
+            self.result.steps.append(Step(stage, pointers, name, choice))
         if kernel.scratch != 0:
             self.result.scratch.append(kernel.scratch)
-        self.result.steps[-1].work = work
-        fills = tuple(fill for node in results if (fill := self._fill(node)))
+        self.result.steps[-1].work = work_of(call.region)
+        fills = tuple(fill for node in call.results if (fill := self._fill(node)))
         self.result.steps[first].fills = fills
         for step in range(first, len(self.result.steps)):
             for pointer in self.result.steps[step].pointers:
                 if pointer.base == "arena":
                     self.uses.setdefault(pointer.key, []).extend([first, step])
-        for node in results:
-            pointer = self._base(self.placements.places[node].root)
+        for result in call.results:
+            pointer = self._base(self.placements.places[result].root)
             if pointer.base == "arena":
                 self.uses.setdefault(pointer.key, []).append(first)
 

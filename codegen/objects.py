@@ -29,8 +29,21 @@ def write_object(stages: Sequence[Stage], target: Target, path: Path) -> None:
     Raises:
         BuildError: If LLVM refuses a function.
     """
+    write_module(module_of(stages), target, path)
+
+
+def module_of(stages: Sequence[Stage]) -> tvm.IRModule:
+    """Functions as one module."""
+    return tvm.IRModule({stage.symbol: stage.function for stage in stages})
+
+
+def write_module(module: tvm.IRModule, target: Target, path: Path) -> None:
+    """Compile a module into an object file.
+
+    Raises:
+        BuildError: If LLVM refuses a function.
+    """
     built = tvm_target(target)
-    module = tvm.IRModule({stage.symbol: stage.function for stage in stages})
     module = tvm.tirx.transform.BindTarget(built)(module)
     try:
         compiled = tvm.get_global_func("target.build.llvm")(module, built)

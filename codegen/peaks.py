@@ -64,9 +64,16 @@ def product_stage(isa: Isa, precision: str, name: str) -> Stage:
     return function.close(1)
 
 
-def reading_stage(isa: Isa, name: str) -> Stage:
-    """A function whose tasks read `ELEMENTS` float32 each and add them up."""
-    function, lanes = FunctionBuilder(name, ()), isa.lanes
+def reading_stage(isa: Isa, name: str, symbols: tuple[str, ...] = (), tasks: int = 1) -> Stage:
+    """A function whose tasks read `ELEMENTS` float32 each and add them up.
+
+    Args:
+        isa: The processor.
+        name: The function's symbol.
+        symbols: Sizes it is called with.
+        tasks: How many tasks a call does.
+    """
+    function, lanes = FunctionBuilder(name, symbols), isa.lanes
     b = function.builder
     source = function.param("input", 0, "float32")
     target = function.param("output", 0, "float32")
@@ -83,4 +90,4 @@ def reading_stage(isa: Isa, name: str) -> Stage:
                 b.store(totals, load(totals, number * lanes, lanes) + found, number * lanes)
     for number in range(STREAMS):
         b.store(target, load(totals, number * lanes, lanes), number * lanes)
-    return function.close(1)
+    return function.close(tasks)

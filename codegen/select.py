@@ -1,6 +1,7 @@
 """Which kernel family makes a region's kernel. Adding a family is one line here."""
 
 import importlib
+from typing import Any
 
 from torch import fx
 
@@ -11,6 +12,7 @@ from effc.codegen.isa import Isa
 from effc.codegen.kernel import Kernel
 from effc.codegen.reduce_lanes import REDUCTIONS
 from effc.codegen.region import Region
+from effc.codegen.schedule import FIXED, Schedule, Space
 from effc.ir.opspec import Kind, kind_of, op_name
 
 FAMILIES = {
@@ -43,10 +45,28 @@ def family_of(region: Region) -> str:
     return "elementwise"
 
 
-def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
-    """Make the kernel of a region."""
-    module = importlib.import_module(f"effc.codegen.families.{family_of(region)}")
-    return module.build(region, isa, name, symbols)
+def build(
+    region: Region,
+    isa: Isa,
+    name: str,
+    symbols: tuple[str, ...],
+    schedule: Schedule | None = None,
+) -> Kernel:
+    """Make the kernel of a region, with a point of its space or the default."""
+    module = _module_of(region)
+    if schedule is None or not hasattr(module, "space"):
+        return module.build(region, isa, name, symbols)
+    return module.build(region, isa, name, symbols, schedule)
+
+
+def space(region: Region, isa: Isa) -> Space:
+    """Every schedule of a region's kernel, the default first; a family may have but one."""
+    module = _module_of(region)
+    return module.space(region, isa) if hasattr(module, "space") else FIXED
+
+
+def _module_of(region: Region) -> Any:
+    return importlib.import_module(f"effc.codegen.families.{family_of(region)}")
 
 
 def is_row_reduction(region: Region, node: fx.Node) -> bool:

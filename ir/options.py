@@ -29,3 +29,12 @@ def default_threads() -> int:
 def wants_traceback() -> bool:
     """Whether the command line shows tracebacks (`EFFC_TRACEBACK=1`), for effc's own developers."""
     return os.environ.get("EFFC_TRACEBACK") == "1"
+
+
+def tuning_database() -> Path:
+    """Where measured schedules are kept (`EFFC_TUNING`, else in the user's data directory)."""
+    chosen = os.environ.get("EFFC_TUNING")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "effc" / "tuning.jsonl"

@@ -8,6 +8,7 @@ import torch
 
 from effc.backends.artifact import Manifest
 from effc.backends.base import Built, without_arrays
+from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.ir.errors import ArtifactError, Unsupported, UnsupportedError, UsageError
 from effc.ir.program import Program
 from effc.ir.target import Target
@@ -22,8 +23,10 @@ class EagerBackend:
         """Only inputs and outputs without arrays: PyTorch traced the rest, PyTorch runs it."""
         return without_arrays(program)
 
-    def build(self, program: Program, target: Target, folder: Path) -> Built:
-        """Write `model.pt2`.
+    def build(
+        self, program: Program, target: Target, folder: Path, chosen: Chosen = nothing_chosen
+    ) -> Built:
+        """Write `model.pt2`; there are no kernels to choose schedules for.
 
         Raises:
             UnsupportedError: If the program takes or gives types that numpy has no arrays of.

@@ -9,6 +9,7 @@ from typing import Any
 from effc.backends.artifact import Manifest
 from effc.backends.base import Built
 from effc.backends.tvm_cpu.session import CpuSession
+from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.ir.errors import Unsupported
 from effc.ir.program import Program
 from effc.ir.target import Target
@@ -23,11 +24,13 @@ class CpuBackend:
 
         return unsupported(program, target)
 
-    def build(self, program: Program, target: Target, folder: Path) -> Built:
+    def build(
+        self, program: Program, target: Target, folder: Path, chosen: Chosen = nothing_chosen
+    ) -> Built:
         """Write `model.so`, `weights.safetensors` and `effc.h`."""
         from effc.backends.tvm_cpu.build import build
 
-        return build(program, target, folder)
+        return build(program, target, folder, chosen)
 
     def peaks(self, target: Target, threads: int) -> dict[str, Any] | None:
         """Multiply-adds per second by precision, bytes per second from memory."""

@@ -10,8 +10,9 @@ from effc.backends.tvm_cpu.weights import weight_header, write_weights
 from effc.codegen import coverage, driver
 from effc.codegen.driver.emit import driver_source
 from effc.codegen.driver.weights import WeightFile
-from effc.codegen.executable import Executable, executable_of
+from effc.codegen.executable import Choice, Executable, executable_of
 from effc.codegen.objects import write_object
+from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.ir.errors import Unsupported, UnsupportedError
 from effc.ir.program import FORWARD, Program
 from effc.ir.target import Target
@@ -34,19 +35,20 @@ def unsupported(program: Program, target: Target) -> list[Unsupported]:
     return []
 
 
-def build(program: Program, target: Target, folder: Path) -> Built:
+def build(program: Program, target: Target, folder: Path, chosen: Chosen = nothing_chosen) -> Built:
     """Build the method `forward` of a program into a folder.
 
     Args:
         program: Cleaned, and quantized or not.
         target: What to build for.
         folder: Where `model.so`, `weights.safetensors` and `effc.h` go; must exist.
+        chosen: Schedules of kernels, by the fingerprint of their regions.
 
     Raises:
         UnsupportedError: Listing every operator there is no kernel for.
         BuildError: If code generation, compiling or linking fails.
     """
-    executable, rows = lowered(program, target)
+    executable, rows = lowered(program, target, chosen)
     work = folder / "build"
     work.mkdir()
     source, kernels = write_sources(executable, program, target, work)
@@ -57,8 +59,21 @@ def build(program: Program, target: Target, folder: Path) -> Built:
     return Built(rows, _kernel_notes(executable), _memory_notes(executable))
 
 
-def lowered(program: Program, target: Target) -> tuple[Executable, tuple[PassRow, ...]]:
+def lowered(
+    program: Program, target: Target, chosen: Chosen = nothing_chosen
+) -> tuple[Executable, tuple[PassRow, ...]]:
     """The kernels and the memory plan of a program, and the passes that led there.
+
+    Raises:
+        UnsupportedError: Listing every operator there is no kernel for.
+    """
+    fused, rows = fused_program(program, target)
+    placements = place(fused, FORWARD)
+    return executable_of(fused, FORWARD, placements, target, chosen), rows
+
+
+def fused_program(program: Program, target: Target) -> tuple[Program, tuple[PassRow, ...]]:
+    """The program as regions that one kernel each computes.
 
     Raises:
         UnsupportedError: Listing every operator there is no kernel for.
@@ -68,9 +83,7 @@ def lowered(program: Program, target: Target) -> tuple[Executable, tuple[PassRow
     if missing:
         raise UnsupportedError(f"target {target}", missing)
     fused = PassManager.parse(FUSE).run(report.program, PassContext(target=target))
-    placements = place(fused.program, FORWARD)
-    executable = executable_of(fused.program, FORWARD, placements, target)
-    return executable, (*report.rows, *fused.rows)
+    return fused.program, (*report.rows, *fused.rows)
 
 
 def write_sources(
@@ -95,9 +108,15 @@ def _kernel_notes(executable: Executable) -> list[dict[str, Any]]:
             "macs": str(step.work.macs),
             "nbytes": str(step.work.nbytes),
             "precision": step.work.precision,
+            "kernel": step.choice.key,
+            "schedule": _schedule_notes(step.choice),
         }
         for number, step in enumerate(executable.steps)
     ]
+
+
+def _schedule_notes(choice: Choice) -> dict[str, int] | None:
+    return None if choice.schedule is None else choice.schedule.values()
 
 
 def _memory_notes(executable: Executable) -> dict[str, Any]:

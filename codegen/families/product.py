@@ -16,17 +16,36 @@ from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.families.product_pack import pack_stage
 from effc.codegen.families.product_plan import Plan, Shape
-from effc.codegen.families.product_tile import plan_of
+from effc.codegen.families.product_schedule import (
+    ProductSchedule,
+    default_of,
+    scheduled,
+    space_of,
+)
+from effc.codegen.families.product_tile import plan_of, with_weights
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, ParamKind
 from effc.codegen.region import Region
+from effc.codegen.schedule import Space
 from effc.codegen.tir import Expr, cast, const, index, load, splat, with_lanes
-from effc.ir.symbols import ceil_div, product, simplify
+from effc.ir.symbols import Size, ceil_div, product, simplify
 
 
-def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+def space(region: Region, isa: Isa) -> Space:
+    """Every schedule of a product worth trying, the default first."""
+    return space_of(plan_of(region, isa), isa)
+
+
+def build(
+    region: Region,
+    isa: Isa,
+    name: str,
+    symbols: tuple[str, ...],
+    schedule: ProductSchedule | None = None,
+) -> Kernel:
     """Make the kernel of a region whose anchor is a product."""
     plan = plan_of(region, isa)
+    plan = with_weights(scheduled(plan, schedule or default_of(plan, isa)), region)
     kernel = _ProductBuilder(region, isa, plan, name, symbols).kernel()
     if plan.runtime is None:
         return kernel
@@ -90,11 +109,10 @@ class _ProductBuilder:
             "outer": list(plan.outer),
             "chunk": [ceil_div(plan.positions, plan.chunk)],
         }
-        order = ("panel", "outer", "chunk") if plan.panel_first else ("outer", "chunk", "panel")
-        extents = [size for part in order for size in sizes[part]]
+        extents = [size for part in plan.order for size in sizes[part]]
         with b.loop(begin, end, "task") as task:
             coordinates = iter(unravel(b, task, extents))
-            place = {part: [next(coordinates) for _ in sizes[part]] for part in order}
+            place = {part: [next(coordinates) for _ in sizes[part]] for part in plan.order}
             self._task(place["panel"][0], tuple(place["outer"]), place["chunk"][0])
         stage = self.function.close(product(extents))
         return Kernel(plan.family, (stage,), packed=plan.packed)
@@ -185,14 +203,31 @@ class _ProductBuilder:
             tap_base = b.let(base + plan.tap_offset(b, tap))
             weight_base = b.let(panel_base + tap * b.size(simplify(steps * step_size)))
             whole = plan.features // 2 if plan.has_odd_pair else steps
-            with b.loop(index(0), b.size(whole), "k") as k:
-                here = b.let(tap_base + k * index(plan.depth))
-                there = b.let(weight_base + k * index(step_size))
-                self._step(source, here, there, totals, Shape(rows, vectors))
+            self._steps(source, tap_base, weight_base, whole, totals, Shape(rows, vectors))
             if plan.has_odd_pair:
                 here = b.let(tap_base + index(plan.features - 1))
                 there = b.let(weight_base + index(whole * step_size))
                 self._step(source, here, there, totals, Shape(rows, vectors), is_single=True)
+
+    def _steps(
+        self, source: tirx.Buffer, here: Expr, there: Expr, count: Size, totals: tirx.Buffer,
+        shape: Shape,
+    ) -> None:  # fmt: skip
+        """Do all whole steps of a run of features, some of them per turn of the loop."""
+        plan, b = self.plan, self.b
+        together = plan.unroll if isinstance(count, int) else 1
+        step_size = plan.width * plan.depth
+        turns = count // together if isinstance(count, int) else count
+
+        def step(number: Expr) -> None:
+            feature, weight = number * index(plan.depth), number * index(step_size)
+            self._step(source, b.let(here + feature), b.let(there + weight), totals, shape)
+
+        with b.loop(index(0), b.size(turns), "k") as k:
+            for number in range(together):
+                step(k * index(together) + index(number))
+        for number in range(count % together if isinstance(count, int) else 0):
+            step(index(turns * together + number))
 
     def _matrix_number(self, tile: Tile) -> Expr:
         """Which of the packed matrices a tile multiplies with."""

@@ -20,7 +20,6 @@ CONVOLUTION = {"aten.conv2d.default", "effc.conv2d_integer.default", "effc.conv2
 INTEGER = {"effc.linear_integer.default", "effc.conv2d_integer.default"}
 HALF = {"effc.linear_half.default", "effc.conv2d_half.default"}
 MATRIX = {"aten.mm.default", "aten.bmm.default", "aten.matmul.default"}
-CHUNK_POSITIONS = 48
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,8 @@ class Plan:
         shape: Register tile.
         lanes: Columns per vector.
         chunk: Positions per task.
-        panel_first: Whether tasks of one panel follow each other (else those of one place).
+        order: The parts of a task's number, slowest first.
+        unroll: Steps of features per turn of the innermost loop.
         packed: Packed weights by name.
         runtime: The second factor, if it is no weight.
     """
@@ -109,8 +109,9 @@ class Plan:
     tap_strides: tuple[Size, Size] = (0, 0)
     groups: int = 1
     group_stride: Size = 0
-    chunk: int = CHUNK_POSITIONS
-    panel_first: bool = True
+    chunk: int = 48
+    order: tuple[str, str, str] = ("panel", "outer", "chunk")
+    unroll: int = 1
     packed: dict[str, Pack] = field(default_factory=dict)
     runtime: Runtime | None = None
 

@@ -1,6 +1,5 @@
 """One built form of a program: its folder, its loaded model, and what was measured of it."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,16 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from effc.backends.agreement import agreement
 from effc.backends.artifact import Manifest, manifest_of, write_manifest
 from effc.backends.base import Built, backend_of
 from effc.backends.measure import Latency
 from effc.backends.reading import folder_nbytes
 from effc.backends.runner import Model
+from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.ir.errors import MismatchError
 from effc.ir.program import Program
 from effc.ir.target import Target
 from effc.metrics import Scores
-from effc.passes.instruments import sqnr
 from effc.version import __version__
 
 FLOAT_DB = 60.0
@@ -70,6 +70,11 @@ class Candidate:
         """Whether the passes changed anything."""
         return any(row["changed"] for row in self.passes)
 
+    @property
+    def tuned_kernels(self) -> list[dict[str, Any]]:
+        """Notes of the steps that run with a chosen schedule."""
+        return [note for note in self.built.kernels if note.get("schedule")]
+
     def to_json(self) -> dict[str, Any]:
         """What the report keeps."""
         return {
@@ -83,16 +88,29 @@ class Candidate:
 
 
 def build_candidate(
-    name: str, program: Program, target: Target, folder: Path, passes: list[dict[str, Any]]
+    name: str,
+    program: Program,
+    target: Target,
+    folder: Path,
+    passes: list[dict[str, Any]],
+    chosen: Chosen = nothing_chosen,
 ) -> Candidate:
     """Build a program into an existing folder and load it.
+
+    Args:
+        name: What to call it.
+        program: What to build.
+        target: What for.
+        folder: Where; must exist.
+        passes: Report rows of the passes that made the program.
+        chosen: Schedules of its kernels.
 
     Raises:
         UnsupportedError: Listing every operator the backend has no kernel for.
         BuildError: If the build fails.
     """
     backend = backend_of(target.backend)
-    built = backend.build(program, target, folder)
+    built = backend.build(program, target, folder, chosen)
     manifest = manifest_of(program, target, folder, __version__)
     write_manifest(manifest, folder)
     model = Model(folder, threads=target.cores, check=False)
@@ -130,19 +148,6 @@ def check_outputs(candidate: Candidate, inputs: Arrays, original: Program | None
                 f"{candidate.name}: output {name} differs from the program: {decibel:.1f} dB, "
                 f"at least {floor:.1f} dB expected"
             )
-
-
-def agreement(expected: np.ndarray, found: np.ndarray) -> float:
-    """Signal to noise of what was found, in dB, over the elements that are finite.
-
-    Infinite where nothing differs; minus infinite where NaN or infinite elements do.
-    """
-    finite = np.isfinite(expected)
-    if not np.array_equal(expected[~finite], found[~finite], equal_nan=True):
-        return -math.inf
-    if not np.isfinite(found[finite]).all():
-        return -math.inf
-    return sqnr(torch.from_numpy(expected[finite]), torch.from_numpy(found[finite]))
 
 
 def largest_difference(expected: np.ndarray, found: np.ndarray) -> float:

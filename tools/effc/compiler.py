@@ -10,7 +10,9 @@ from effc.artifact import Artifact, write_artifact
 from effc.backends.measure import interleaved
 from effc.backends.staging import RESULT, replacing
 from effc.candidate import Candidate, build_candidate, check_outputs
+from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.ir.errors import UsageError
+from effc.ir.program import Program
 from effc.metrics import Scores, called, quality
 from effc.passes.instruments import CostChange
 from effc.passes.manager import PassManager
@@ -21,6 +23,7 @@ from effc.recipe import Recipe
 from effc.repair import repaired
 from effc.report import report_of
 from effc.sensitivity import measure_layers
+from effc.tuning import Tuning
 from effc.verdict import Verdict, judge, seems_slower
 
 BASELINE, COMPILED = "baseline", "compiled"
@@ -56,7 +59,8 @@ class Compilation:
         """
         with replacing(Path(out)) as scratch:
             self.prepared = prepare(self.recipe, self.sources, self.progress, self.notes)
-            best = self._best(scratch)
+            self._open_tuning()
+            best = self._tuned(self._best(scratch), scratch)
             verdict = self._judged(best)
             if verdict.problems and not self.recipe.keep_going:
                 raise verdict.error(self._keep(best, verdict, Path(out)))
@@ -81,20 +85,55 @@ class Compilation:
         return report
 
     def tried(self, report: PipelineReport, folder: Path, name: str) -> Candidate:
-        """Build what the passes made, check it against its program, and evaluate it."""
-        prepared, stage = self.prepared, f"build {name}"
-        folder.mkdir()
-        self.progress(stage, 0, 1)
-        rows = report.to_json()
-        candidate = build_candidate(name, report.program, prepared.target, folder, rows)
-        original = prepared.clean.program if report.changed else None
-        check_outputs(candidate, prepared.inputs, original)
-        self.progress(stage, 1, 1)
-        candidate.scores = self._scores(candidate)
+        """Build what the passes made, check it against its program, and evaluate it.
+
+        The baseline gets the default schedules, whatever is known.
+        """
+        chosen = nothing_chosen if name == BASELINE else self.tuning.chosen
+        candidate = self._built(report.program, report.to_json(), folder, name, chosen)
         self.trials.append(
             {"size_nbytes": candidate.size_nbytes, "quality": candidate.quality, "what": name}
         )
         return candidate
+
+    def _built(
+        self, program: Program, rows: list[dict[str, Any]], folder: Path, name: str, chosen: Chosen
+    ) -> Candidate:
+        prepared, stage = self.prepared, f"build {name}"
+        folder.mkdir()
+        self.progress(stage, 0, 1)
+        candidate = build_candidate(name, program, prepared.target, folder, rows, chosen)
+        original = prepared.clean.program if candidate.is_changed else None
+        check_outputs(candidate, prepared.inputs, original)
+        self.progress(stage, 1, 1)
+        candidate.scores = self._scores(candidate)
+        return candidate
+
+    def _open_tuning(self) -> None:
+        recipe, prepared = self.prepared.recipe, self.prepared
+        self.tuning = Tuning.open(prepared.target, prepared.sizes, recipe.tune, recipe.seed)
+        self.notes += self.tuning.notes
+
+    def _tuned(self, best: Candidate, scratch: Path) -> Candidate:
+        """The result with tuned schedules, known or searched for, if the model as a whole gains."""
+        tuning, prepared = self.tuning, self.prepared
+        if not (tuning.trials or best.tuned_kernels):
+            return best
+        plain = tuned = best
+        if best.tuned_kernels:
+            plain = self._again(best, scratch / "untuned", nothing_chosen)
+        if tuning.trials:
+            tuning.search(plain, prepared.target, prepared.inputs, scratch, self.progress)
+            tuned = self._again(best, scratch / "tuned", tuning.chosen)
+        is_faster = tuning.compare(plain, tuned, prepared.inputs, self.progress)
+        self.notes += tuning.remarks(tuned if is_faster else plain)
+        return tuned if is_faster else plain
+
+    def _again(self, best: Candidate, folder: Path, chosen: Chosen) -> Candidate:
+        """A candidate with other schedules."""
+        found = self._built(best.program, best.passes, folder, folder.name, chosen)
+        found.name = best.name
+        return found
 
     def _best(self, scratch: Path) -> Candidate:
         plain = PipelineReport(self.prepared.clean.program, ())

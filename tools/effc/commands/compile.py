@@ -44,7 +44,9 @@ def command(
     ] = None,
     max_latency: Annotated[str | None, typer.Option("--max-latency", hidden=True)] = None,
     max_memory: Annotated[str | None, typer.Option("--max-memory", hidden=True)] = None,
-    tune: Annotated[str | None, typer.Option("--tune", hidden=True)] = None,
+    tune: Annotated[
+        int, typer.Option("--tune", min=0, help="Measure so many schedules of kernels.")
+    ] = 0,
     exclude: shared.Exclude = None,
     rules: shared.Rules = None,
     sizes: shared.Sizes = None,
@@ -63,7 +65,7 @@ def command(
     """Compile MODEL for a target into an artifact folder."""
     from effc.ir.errors import NotAvailableError
 
-    later = {"--max-latency": max_latency, "--max-memory": max_memory, "--tune": tune}
+    later = {"--max-latency": max_latency, "--max-memory": max_memory}
     for name, value in later.items():
         if value is not None:
             raise NotAvailableError(name)
@@ -72,8 +74,8 @@ def command(
         "calib": calib, "tokenizer": tokenizer, "eval": evaluation, "metric": metric,
         "max_drop": max_drop, "max_size": max_size, "exclude": exclude, "set": rules,
         "sizes": shared.parse_sizes(sizes) or None, "threads": threads or None,
-        "seed": seed or None, "resume": resume, "keep_going": keep_going or None,
-        "trust_pickle": trust_pickle or None,
+        "tune": tune or None, "seed": seed or None, "resume": resume,
+        "keep_going": keep_going or None, "trust_pickle": trust_pickle or None,
     }  # fmt: skip
     _run(_merged(recipe, given), Path(out), dry_run, as_json)
 

@@ -1,0 +1,1 @@
+"""Tuning: kernels measured on this machine, the database of what was found, and the search."""

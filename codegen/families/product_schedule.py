@@ -1,0 +1,124 @@
+"""What a product leaves open: register tile, tiles per task, order of tasks, unrolled steps."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from effc.codegen.families.elementwise import typical
+from effc.codegen.families.product_plan import Plan, Shape
+from effc.codegen.isa import Isa
+from effc.codegen.schedule import Schedule, Space, ordered
+
+ORDERS = (("panel", "outer", "chunk"), ("outer", "chunk", "panel"), ("outer", "panel", "chunk"))
+PANEL_FIRST, PLACE_FIRST = 0, 1
+TASK_POSITIONS = 48
+MOST_ROWS, MOST_VECTORS = 14, 4
+UNROLLS = (1, 2, 4)
+TASK_TILES = (1, 4, 16)
+WORTH_TRYING = 0.75
+
+
+@dataclass(frozen=True)
+class ProductSchedule(Schedule):
+    """How a product is computed.
+
+    Attributes:
+        rows: Positions of a register tile.
+        vectors: Vectors of output columns of a register tile; a packed panel is as wide.
+        tiles: Register tiles of a task, along the positions.
+        order: Which tasks follow each other: those of one panel (0), those of one place (1), or
+            those of one panel within an outer position, such as a row of an image (2).
+        unroll: Steps of features per turn of the innermost loop.
+    """
+
+    rows: int
+    vectors: int
+    tiles: int
+    order: int
+    unroll: int = 1
+
+
+def default_of(plan: Plan, isa: Isa) -> ProductSchedule:
+    """What the facts of a processor suggest."""
+    shape = max(_shapes(plan, isa), key=lambda shape: share_of_useful(plan, shape))
+    order = PANEL_FIRST if plan.runtime is not None or _overflows(plan, isa) else PLACE_FIRST
+    return ProductSchedule(shape.rows, shape.vectors, _usual_tiles(plan, shape.rows), order)
+
+
+def space_of(plan: Plan, isa: Isa) -> Space:
+    """Every schedule worth trying, the default first, the others by their estimated share."""
+    default = default_of(plan, isa)
+    scores = {shape: share_of_useful(plan, shape) for shape in _shapes(plan, isa)}
+    least = WORTH_TRYING * max(scores.values())
+    shapes = sorted((s for s in scores if scores[s] >= least), key=lambda s: -scores[s])
+    is_plain = all(size == 1 for size in plan.outer)
+    orders = [default.order, *(o for o in range(2 if is_plain else 3) if o != default.order)]
+    unrolls = UNROLLS if isinstance(plan.features, int) else UNROLLS[:1]
+    points = [
+        ProductSchedule(shape.rows, shape.vectors, tiles, order, unroll)
+        for unroll, order, shape in itertools.product(unrolls, orders, shapes)
+        for tiles in _tiles(plan, shape.rows)
+    ]
+    points.sort(key=lambda p: -scores[Shape(p.rows, p.vectors)] + _strangeness(p, default))
+    return ordered(points, default)
+
+
+def scheduled(plan: Plan, schedule: ProductSchedule) -> Plan:
+    """A plan with everything a schedule decides."""
+    return replace(
+        plan,
+        shape=Shape(schedule.rows, schedule.vectors),
+        chunk=schedule.tiles * schedule.rows,
+        order=ORDERS[schedule.order],
+        unroll=schedule.unroll,
+    )
+
+
+def _strangeness(point: ProductSchedule, default: ProductSchedule) -> float:
+    """How much later to try a point because it departs from the usual in more than its tile."""
+    is_far = (point.order != default.order, point.unroll != default.unroll)
+    return 0.05 * sum(is_far) + 0.02 * (point.tiles * point.rows != default.tiles * default.rows)
+
+
+def _tiles(plan: Plan, rows: int) -> list[int]:
+    """Numbers of tiles per task that make a difference."""
+    most = -(-typical(plan.positions) // rows)
+    return sorted({min(tiles, most) for tiles in TASK_TILES} | {_usual_tiles(plan, rows)})
+
+
+def _usual_tiles(plan: Plan, rows: int) -> int:
+    """Tiles of a task: few enough that threads get equal shares, as many as there are."""
+    return min(max(TASK_POSITIONS // rows, 1), -(-typical(plan.positions) // rows))
+
+
+def _shapes(plan: Plan, isa: Isa) -> Iterator[Shape]:
+    """Register tiles that fit: sums, a step's weights and one feature stay in registers."""
+    positions, static = typical(plan.positions), isinstance(plan.positions, int)
+    for vectors in range(1, min(MOST_VECTORS, -(-plan.columns // plan.lanes)) + 1):
+        most = (isa.registers - 1 - vectors) // vectors
+        most = min(most, MOST_ROWS, positions if static else MOST_ROWS)
+        for rows in range(1, max(most, 1) + 1):
+            yield Shape(rows, vectors)
+
+
+def _overflows(plan: Plan, isa: Isa) -> bool:
+    """Whether all panels together overflow the cache, so that each should be finished first."""
+    element = 1 if plan.is_integer else 2 if plan.is_half else 4
+    nbytes = plan.taps * plan.features * plan.columns * plan.groups * element
+    return nbytes > isa.l2 // 2
+
+
+def share_of_useful(plan: Plan, shape: Shape) -> float:
+    """The estimated share of useful multiply-adds of a register tile.
+
+    A step of the inner loop takes `rows * vectors` multiply-adds and loads `rows + vectors` times;
+    positions and columns that do not fill the last tile are wasted.
+    """
+    rows, vectors = shape.rows, shape.vectors
+    positions, static = typical(plan.positions), isinstance(plan.positions, int)
+    padded_rows = -(-positions // rows) * rows if static else positions + rows / 2
+    whole, rest = divmod(plan.columns, vectors * plan.lanes)
+    padded_columns = whole * vectors * plan.lanes + -(-rest // plan.lanes) * plan.lanes
+    useful = positions * plan.columns / (padded_rows * padded_columns)
+    tile = rows * vectors
+    return useful * min(1.0, tile / 8) * tile / (tile + 0.35 * (rows + vectors) + 1)
