@@ -1,8 +1,12 @@
 """What a product leaves open: register tile, tiles per task, order of tasks, unrolled steps."""
 
+import functools
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from effc.codegen.families.elementwise import typical
 from effc.codegen.families.product_plan import Plan, Shape
@@ -10,7 +14,8 @@ from effc.codegen.isa import Isa
 from effc.codegen.schedule import Schedule, Space, ordered
 
 ORDERS = (("panel", "outer", "chunk"), ("outer", "chunk", "panel"), ("outer", "panel", "chunk"))
-PANEL_FIRST, PLACE_FIRST = 0, 1
+PANEL_FIRST, PLACE_FIRST, ROW_FIRST = 0, 1, 2
+MANY_TASKS = 1 << 14
 TASK_POSITIONS = 48
 MOST_ROWS, MOST_VECTORS = 14, 4
 UNROLLS = (1, 2, 4)
@@ -40,15 +45,23 @@ class ProductSchedule(Schedule):
 
 def default_of(plan: Plan, isa: Isa) -> ProductSchedule:
     """What the facts of a processor suggest."""
-    shape = max(_shapes(plan, isa), key=lambda shape: share_of_useful(plan, shape))
-    order = PANEL_FIRST if plan.runtime is not None or _overflows(plan, isa) else PLACE_FIRST
-    return ProductSchedule(shape.rows, shape.vectors, _usual_tiles(plan, shape.rows), order)
+    panels_come_first = plan.runtime is not None or _overflows(plan, isa)
+    orders = (PANEL_FIRST, ROW_FIRST) if panels_come_first else (PLACE_FIRST,)
+    usual = [
+        ProductSchedule(shape.rows, shape.vectors, _usual_tiles(plan, shape.rows), order)
+        for shape in _shapes(plan, isa)
+        for order in orders
+    ]
+    return max(usual, key=lambda schedule: estimate(plan, schedule, isa))
 
 
 def space_of(plan: Plan, isa: Isa) -> Space:
     """Every schedule worth trying, the default first, the others by their estimated share."""
     default = default_of(plan, isa)
-    scores = {shape: share_of_useful(plan, shape) for shape in _shapes(plan, isa)}
+    scores = {
+        shape: estimate(plan, _with_shape(plan, default, shape), isa)
+        for shape in _shapes(plan, isa)
+    }
     least = WORTH_TRYING * max(scores.values())
     shapes = sorted((s for s in scores if scores[s] >= least), key=lambda s: -scores[s])
     is_plain = all(size == 1 for size in plan.outer)
@@ -61,6 +74,11 @@ def space_of(plan: Plan, isa: Isa) -> Space:
     ]
     points.sort(key=lambda p: -scores[Shape(p.rows, p.vectors)] + _strangeness(p, default))
     return ordered(points, default)
+
+
+def _with_shape(plan: Plan, schedule: ProductSchedule, shape: Shape) -> ProductSchedule:
+    tiles = _usual_tiles(plan, shape.rows)
+    return replace(schedule, rows=shape.rows, vectors=shape.vectors, tiles=tiles)
 
 
 def scheduled(plan: Plan, schedule: ProductSchedule) -> Plan:
@@ -106,6 +124,35 @@ def _overflows(plan: Plan, isa: Isa) -> bool:
     element = 1 if plan.is_integer else 2 if plan.is_half else 4
     nbytes = plan.taps * plan.features * plan.columns * plan.groups * element
     return nbytes > isa.l2 // 2
+
+
+def estimate(plan: Plan, schedule: ProductSchedule, isa: Isa) -> float:
+    """The estimated share of time in which all threads do useful multiply-adds."""
+    shape = Shape(schedule.rows, schedule.vectors)
+    return share_of_useful(plan, shape) * balance(scheduled(plan, schedule), isa.cores)
+
+
+def balance(plan: Plan, threads: int) -> float:
+    """How evenly threads share the tasks: the mean of their work over the largest.
+
+    Tasks are split by number, but the last panel may have fewer vectors of columns than others,
+    the last chunk fewer tiles.
+    """
+    whole, rest = divmod(plan.columns, plan.width)
+    panels = [plan.shape.vectors] * whole + ([-(-rest // plan.lanes)] if rest else [])
+    positions = typical(plan.positions)
+    starts = range(0, positions, plan.chunk)
+    work = {
+        "panel": np.tile(panels, plan.groups),
+        "outer": np.ones(math.prod(map(typical, plan.outer))),
+        "chunk": np.array([-(-min(plan.chunk, positions - at) // plan.rows) for at in starts]),
+    }
+    if math.prod(map(len, work.values())) > MANY_TASKS:
+        return 1.0
+    tasks = functools.reduce(np.multiply.outer, [work[part] for part in plan.order]).reshape(-1)
+    ends = [len(tasks) * thread // threads for thread in range(threads + 1)]
+    shares = [tasks[first:last].sum() for first, last in itertools.pairwise(ends)]
+    return float(tasks.sum() / threads / max(shares))
 
 
 def share_of_useful(plan: Plan, shape: Shape) -> float:

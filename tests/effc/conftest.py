@@ -84,6 +84,7 @@ def _users_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work.mkdir()
     monkeypatch.chdir(work)
     monkeypatch.setenv("EFFC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EFFC_TUNING", str(tmp_path / "tuning.jsonl"))
     monkeypatch.delenv("EFFC_TRACEBACK", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.syspath_prepend(str(HERE))
@@ -186,7 +187,12 @@ def small_artifact(shared: Callable[..., Path]) -> Path:
             [sys.executable, "-m", "effc", *command.split(), "-o", str(folder)],
             check=True,
             capture_output=True,
-            env={**os.environ, "PYTHONPATH": path, "EFFC_CACHE": str(folder.parent / "cache")},
+            env={
+                **os.environ,
+                "PYTHONPATH": path,
+                "EFFC_CACHE": str(folder.parent / "cache"),
+                "EFFC_TUNING": str(folder.parent / "tuning.jsonl"),
+            },
         )
 
     return shared("small-artifact", make)

@@ -62,10 +62,11 @@ def keys(section):
 
 def test_every_key_of_a_report_is_there(small_artifact):
     text = (DOCS / "report.md").read_text()
-    head, results, rows, layers = re.split(r"\n## .*\n", text)
+    head, results, tuning, rows, layers = re.split(r"\n## .*\n", text)
     report = json.loads((small_artifact / "report.json").read_text())
     assert keys(head) == set(report)
     assert keys(results) == set(report["result"]) == set(report["baseline"])
+    assert keys(tuning) == set(report["tuning"])
     assert keys(rows) == set(report["passes"][0])
     (notes,) = [row["notes"]["layers"] for row in report["passes"]]
     assert set().union(*notes.values()) <= keys(layers)

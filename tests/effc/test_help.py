@@ -86,7 +86,6 @@ def test_wrong_usage(run, words, reason):
         ["export", "out", "--to", "onnx", "-o", "x.onnx"],
         ["compile", "x", "--max-latency", "5ms"],
         ["compile", "x", "--max-memory", "5MB"],
-        ["compile", "x", "--tune", "5"],
     ],
 )
 def test_what_is_planned_says_so(run, words):

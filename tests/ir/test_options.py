@@ -18,6 +18,17 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert options.cache_folder() == Path.home() / ".cache" / "effc"
 
 
+def test_the_tuning_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "/somewhere")
+    monkeypatch.delenv("EFFC_TUNING", raising=False)
+    assert options.tuning_database() == Path("/somewhere/effc/tuning.jsonl")
+    monkeypatch.setenv("EFFC_TUNING", "/elsewhere/my.jsonl")
+    assert options.tuning_database() == Path("/elsewhere/my.jsonl")
+    monkeypatch.delenv("EFFC_TUNING")
+    monkeypatch.delenv("XDG_DATA_HOME")
+    assert options.tuning_database() == Path.home() / ".local/share/effc/tuning.jsonl"
+
+
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EFFC_THREADS", raising=False)
     available = options.default_threads()
