@@ -129,3 +129,29 @@ class PackDepthwise:
         padded = np.zeros((height, width, -(-channels // self.lanes) * self.lanes), np.float32)
         padded[:, :, :channels] = weight[:, 0].transpose(1, 2, 0)
         return padded
+
+
+@dataclass(frozen=True)
+class PackTaps:
+    """Packs a depthwise filter of codes for a dot product of four taps at a time.
+
+    The layout is `[channels / lanes][steps][lanes][4]`, zero where a step has no tap.
+
+    Attributes:
+        weight: Input position of the filter `[channels, 1, height, width]`.
+        lanes: Channels side by side.
+        steps: The taps of each step, counted along rows; -1 for none.
+    """
+
+    weight: int
+    lanes: int
+    steps: tuple[tuple[int, ...], ...]
+
+    def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
+        """Pack `tensors[weight]`."""
+        codes = known(tensors, self.weight).numpy()
+        channels, blocks = codes.shape[0], -(-codes.shape[0] // self.lanes)
+        taps = np.zeros((blocks * self.lanes, codes[0].size + 1), np.int8)  # the last: no tap
+        taps[:channels, :-1] = codes.reshape(channels, -1)
+        picked = taps[:, np.array(self.steps)].reshape(blocks, self.lanes, len(self.steps), -1)
+        return np.ascontiguousarray(picked.transpose(0, 2, 1, 3))

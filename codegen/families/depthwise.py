@@ -1,26 +1,22 @@
-"""Depthwise convolution: vectors of channels, a row of output pixels in registers.
+"""Depthwise convolution in float32: vectors of channels, a row of output pixels in registers.
 
-16-bit floats and int8 codes are converted to float32. It holds every sum of up to 64 taps of 8-bit
-products exactly, so the integer result is exact too.
+16-bit floats and, where the processor has no integer dot product (`depthwise_dot` uses it), int8
+codes are converted to float32. It holds every sum of up to 64 taps of 8-bit products exactly, so the
+integer result is exact too.
 """
-
-from dataclasses import dataclass
-from typing import Any
 
 from torch import fx
 from tvm import tirx
 
-from effc.codegen.access import Access
-from effc.codegen.dtypes import from_memory, stored
-from effc.codegen.epilogue import Epilogue
-from effc.codegen.evaluate import Evaluator, Point
+from effc.codegen.dtypes import from_memory
+from effc.codegen.families import depthwise_dot
+from effc.codegen.families.depthwise_frame import Frame
 from effc.codegen.families.elementwise import unravel
-from effc.codegen.families.product_plan import epilogue_inputs, zero_point_of
 from effc.codegen.isa import Isa
-from effc.codegen.kernel import FunctionBuilder, Kernel, Pack
+from effc.codegen.kernel import Kernel, Pack
 from effc.codegen.pack import ColumnSums, PackDepthwise
 from effc.codegen.region import Region
-from effc.codegen.tir import Expr, cast, const, index, load, load_masked, splat, with_lanes
+from effc.codegen.tir import Expr, cast, const, index, load, load_masked, with_lanes
 from effc.codegen.vectors import Run, Vectors
 from effc.ir.opspec import op_name
 from effc.ir.symbols import Size, ceil_div, product
@@ -42,58 +38,17 @@ def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kern
     anchor = region.anchor()
     if anchor is None or not is_depthwise(region, anchor):
         raise AssertionError("not a depthwise convolution")
+    if "integer" in op_name(anchor) and isa.has_vnni:
+        return depthwise_dot.build(region, isa, anchor, name, symbols)
     return _Depthwise(region, isa, anchor, name, symbols).kernel()
 
 
-@dataclass(frozen=True)
-class Filter:
-    """The geometry of a depthwise convolution; pairs are vertical, horizontal."""
-
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-
-    def columns(self, pixels: int) -> list[int]:
-        """Input columns, relative to the first pixel's first tap, that a run of pixels reads."""
-        return sorted({self.column(p, tap) for p in range(pixels) for tap in range(self.size[1])})
-
-    def column(self, pixel: int, tap: int) -> int:
-        """The input column of a pixel's tap."""
-        return pixel * self.stride[1] + tap * self.dilation[1]
-
-
-class _Depthwise:
+class _Depthwise(Frame):
     def __init__(
         self, region: Region, isa: Isa, anchor: fx.Node, name: str, symbols: tuple[str, ...]
     ) -> None:
-        self.region, self.isa, self.anchor = region, isa, anchor
-        self.function = FunctionBuilder(name, symbols)
-        self.b = self.function.builder
-        self.inputs = [
-            self.function.param("input", i, stored(a.dtype)) for i, a in enumerate(region.inputs)
-        ]
-        self.outputs = [
-            self.function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)
-        ]
-        self.is_integer = "integer" in op_name(anchor)
+        super().__init__(region, isa, anchor, name, symbols)
         self.weights = self.function.param("packed", "filter", "float32")
-        self.sums = self.function.param("packed", "sums", "int32") if self.is_integer else None
-        self.domain = region.shape(anchor)
-        self.source_at = region.input_of(anchor.args[0])
-        self.source: Access = region.inputs[self.source_at]
-        weight = region.inputs[region.input_of(anchor.args[1])].shape
-        stride, padding, dilation = (tuple(value) for value in anchor.args[3:6])
-        self.filter = Filter((weight[2], weight[3]), stride, padding, dilation)
-        self.channels = self.domain[1]
-        touched = epilogue_inputs(region, anchor)
-        accesses = [
-            a.aligned_to(self.domain) if i in touched else a for i, a in enumerate(region.inputs)
-        ]
-        self.evaluator = Evaluator(region, self.b, self.inputs, accesses, pointwise=True)
-        self.epilogue = Epilogue(
-            anchor, self.evaluator, self.outputs, region.outputs, isa.has_masks
-        )
         self.pixels = self._tile()
 
     def _tile(self) -> int:
@@ -123,10 +78,9 @@ class _Depthwise:
                 self._channels(vectors, run, (image, row, first), pixels)
             else:
                 self._symbolic(vectors, run, image, row, tile)
-        weight = self.region.input_of(self.anchor.args[1])
-        packed: dict[str, Pack] = {"filter": PackDepthwise(weight, self.isa.lanes)}
+        packed: dict[str, Pack] = {"filter": PackDepthwise(self.weight_at, self.isa.lanes)}
         if self.is_integer:
-            packed["sums"] = ColumnSums(weight, self._static_zero(), self.channels)
+            packed["sums"] = ColumnSums(self.weight_at, self.static_zero, self.channels)
         stage = self.function.close(product(outer))
         return Kernel("depthwise", (stage,), packed=packed)
 
@@ -143,13 +97,6 @@ class _Depthwise:
     def _channels(self, vectors: Vectors, run: Run, place: tuple[Expr, ...], pixels: int) -> None:
         vectors.cover(self.b, run, lambda at, lanes, n: self._compute(place, at, pixels, lanes, n))
 
-    def _static_zero(self) -> int | None:
-        zero = zero_point_of(self.anchor)
-        if zero is None:
-            return None
-        position = self.region.input_of(zero)
-        return position if self.region.weights[position] else None
-
     def _compute(
         self, place: tuple[Expr, ...], channel: Expr, pixels: int, lanes: int, count: Expr | None
     ) -> None:
@@ -157,7 +104,7 @@ class _Depthwise:
         totals = b.local("float32", pixels * lanes, "total")
         for pixel in range(pixels):
             b.store(totals, const(0, dtype), pixel * lanes)
-        base = self._base(place, channel)
+        base = self.base(place, channel)
         height, width = self.filter.size
         with b.loop(0, height, "tap") as tap:
             line = b.let(base + tap * b.size(self.source.strides[2] * self.filter.dilation[0]))
@@ -175,16 +122,6 @@ class _Depthwise:
         for pixel in range(pixels):
             total = load(totals, pixel * lanes, lanes)
             self._finish(place, channel, pixel, total, lanes, count)
-
-    def _base(self, place: tuple[Expr, ...], channel: Expr) -> Expr:
-        """Offset of the first tap of the first pixel."""
-        b, (image, row, column) = self.b, place
-        strides, f = self.source.strides, self.filter
-        total = image * b.size(strides[0]) + channel
-        total = total + (row * index(f.stride[0]) - index(f.padding[0])) * b.size(strides[2])
-        return b.let(
-            total + (column * index(f.stride[1]) - index(f.padding[1])) * b.size(strides[3])
-        )
 
     def _feature(self, line: Expr, column: int, lanes: int, count: Expr | None) -> Expr:
         source = self.inputs[self.source_at]
@@ -206,22 +143,5 @@ class _Depthwise:
     ) -> None:  # fmt: skip
         image, row, first = place
         coordinates = (image, channel, row, self.b.let(first + index(pixel)))
-        point = Point(coordinates, 1 if lanes > 1 else None, lanes, count)
-        value = self._centred(cast(total, "int32"), point) if self.is_integer else total
-        valid = lanes if count is None else int(count)
-        self.epilogue.finish(value, coordinates, 1, valid)
-
-    def _centred(self, total: Expr, point: Point) -> Expr:
-        """Take off the zero point of the activations."""
-        zero = zero_point_of(self.anchor)
-        if zero is None:
-            return total
-        channel, lanes = point.coordinates[1], point.lanes
-        if point.count is not None:
-            sums: Any = load_masked(self.sums, channel, lanes, point.count)
-        else:
-            sums = load(self.sums, channel, lanes)
-        if self._static_zero() is not None:
-            return total + sums
-        value = self.evaluator.fresh({}).value(zero, Point(point.coordinates))
-        return total + sums * splat(cast(self.b.let(value), "int32"), lanes)
+        value = cast(total, "int32") if self.is_integer else total
+        self.finish(coordinates, value, lanes, count)
