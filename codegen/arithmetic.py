@@ -11,7 +11,7 @@ import torch
 from torch import fx
 from tvm import tirx
 
-from effc.codegen import activations, vector_math
+from effc.codegen import activations, quantization, vector_math
 from effc.codegen.dtypes import held
 from effc.codegen.operands import (
     argument,
@@ -183,48 +183,6 @@ def _rounding(name: str) -> Rule:
     return lambda b, node, ops: same_type(name, ops[0]) if is_float(ops[0]) else ops[0]
 
 
-def _fused(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    x, y, z = (cast(operand, "float32") for operand in operands)
-    return vector_math.fma(x, y, z)
-
-
-def _requantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    value = b.let(_fused(b, node, operands))
-    low, high = node.args[3:5]
-    limited = b.let(tirx.Min(tirx.Max(value, bound(value, low)), bound(value, high)))
-    codes = llvm("llvm.lrint", with_lanes("int32", lanes_of(limited)), limited)
-    return cast(codes, held(node.meta["val"].dtype))
-
-
-def _quantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    x, scale, *zero_point = operands
-    return _codes(b, node, x * b.let(bound(scale, 1.0) / scale), zero_point)
-
-
-def _quantize_scaled(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    x, inverse, *zero_point = operands
-    return _codes(b, node, x * inverse, zero_point)
-
-
-def _codes(b: Builder, node: fx.Node, scaled: Expr, zero_point: list[Expr]) -> Expr:
-    """Round half to even, add the zero point, clamp, convert."""
-    codes = same_type("llvm.nearbyint", scaled)
-    if zero_point:
-        codes = codes + cast(zero_point[0], "float32")
-    qmin, qmax = node.args[3], node.args[4]
-    limited = tirx.Min(tirx.Max(codes, bound(codes, qmin)), bound(codes, qmax))
-    if qmin != 0:  # else NaN is 0 already: `Max` gives its second operand
-        limited = tirx.Select(is_nan(codes), bound(codes, 0), limited)
-    return cast(cast(b.let(limited), "int32"), held(node.meta["val"].dtype))
-
-
-def _dequantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    codes = cast(operands[0], "int32")
-    if len(operands) > 2:
-        codes = codes - cast(operands[2], "int32")
-    return cast(codes, "float32") * operands[1]
-
-
 def _nan_to_num(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     x = operands[0]
     if not is_float(x):
@@ -278,6 +236,7 @@ def _fmod(x: Expr, y: Expr) -> Expr:
 
 RULES: dict[str, Rule] = {
     **activations.RULES,
+    **quantization.RULES,
     "add": _add,
     "sub": _sub,
     "rsub": lambda b, node, operands: _sub(b, node, operands[::-1]),
@@ -351,11 +310,6 @@ RULES: dict[str, Rule] = {
     "contiguous": _identity,
     "_to_copy": _identity,
     "to": _identity,
-    "effc.fused_multiply_add": _fused,
-    "effc.requantize": _requantize,
-    "effc.quantize": _quantize,
-    "effc.quantize_scaled": _quantize_scaled,
-    "effc.dequantize": _dequantize,
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from tvm import tirx
 
-from effc.codegen import movement
+from effc.codegen import coarse_math, movement
 from effc.codegen.access import Access
 from effc.codegen.arithmetic import RULES, base_name, compute_type
 from effc.codegen.dtypes import from_memory, held, to_memory
@@ -175,7 +175,10 @@ class Evaluator:
                 continue
             value = self.operand(node, child, point)
             operands.append(self._converted(value, child, dtype, point.lanes, name))
-        result = RULES[name](self.builder, node, operands)
+        if self.region.is_coarse and name in coarse_math.FUNCTIONS and dtype == torch.float32:
+            result = coarse_math.FUNCTIONS[name](self.builder, operands[0])
+        else:
+            result = RULES[name](self.builder, node, operands)
         return cast(result, held(node.meta["val"].dtype))
 
     def _converted(

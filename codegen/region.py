@@ -1,6 +1,7 @@
 """A region as a kernel generator sees it: its graph, its tensors, and which of them are weights."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -58,6 +59,14 @@ class Region:
         """Whether every operator works on one point of the domain, so that dimensions may merge."""
         return all(kind_of(node) in (Kind.ELEMENTWISE, Kind.SCALAR) for node in self.calls)
 
+    @cached_property
+    def is_coarse(self) -> bool:
+        """Whether what it computes comes from, or goes to, at most 16 bits."""
+        anchor = self.anchor()
+        if anchor is not None and any(word in op_name(anchor) for word in ("_integer", "_half")):
+            return True
+        return all(is_short(access.dtype) for access in self.outputs)
+
     def shape(self, node: fx.Node) -> tuple[Size, ...]:
         """Shape of what a node computes, over the user's symbols."""
         from effc.ir.symbols import size_of
@@ -91,3 +100,8 @@ class Region:
 
         keywords = sorted(node.kwargs.items())
         return show(node.args) + "".join(f",{key}={show(value)}" for key, value in keywords)
+
+
+def is_short(dtype: torch.dtype) -> bool:
+    """Whether a type holds numbers in at most 16 bits."""
+    return dtype.itemsize <= 2 and dtype != torch.bool

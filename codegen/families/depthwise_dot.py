@@ -125,10 +125,10 @@ class _DotDepthwise(Frame):
         most = max(CHUNK_CHANNELS // self.width, 1)
         chunks = max(-(-whole // most), 1)
         outer: list[Size] = [
-            images, chunks, ceil_div(height, tile.rows), ceil_div(width, tile.pixels)
+            images, ceil_div(height, tile.rows), chunks, ceil_div(width, tile.pixels)
         ]  # fmt: skip
         with b.loop(begin, end, "task") as task:
-            image, chunk, row, column = unravel(b, task, outer)
+            image, row, chunk, column = unravel(b, task, outer)
             place = image, self._clamped(row, tile.rows, height), self._clamped(
                 column, tile.pixels, width
             )

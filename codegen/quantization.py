@@ -1,0 +1,81 @@
+"""Codes from numbers and numbers from codes, on scalars or vectors."""
+
+from collections.abc import Callable
+
+from torch import fx
+from tvm import tirx
+
+from effc.codegen import vector_math
+from effc.codegen.dtypes import held
+from effc.codegen.operands import bound, is_nan
+from effc.codegen.tir import Builder, Expr, cast, lanes_of, llvm, with_lanes
+
+Rule = Callable[[Builder, fx.Node, list[Expr]], Expr]
+LARGEST = 2**30
+
+
+def _fused(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    x, y, z = (cast(operand, "float32") for operand in operands)
+    return vector_math.fma(x, y, z)
+
+
+def _requantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    low, high = node.args[3:5]
+    codes = _rounded(b, _fused(b, node, operands), high)
+    return _stored(b, node, tirx.Max(codes, bound(codes, low)))
+
+
+def _quantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    x, scale, *zero_point = operands
+    return _codes(b, node, x * b.let(bound(scale, 1.0) / scale), zero_point)
+
+
+def _quantize_scaled(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    x, inverse, *zero_point = operands
+    return _codes(b, node, x * inverse, zero_point)
+
+
+def _codes(b: Builder, node: fx.Node, scaled: Expr, zero_point: list[Expr]) -> Expr:
+    """Round half to even, add the zero point, clamp, convert."""
+    low, high = node.args[3:5]
+    scaled = b.let(scaled)
+    codes = _rounded(b, scaled, LARGEST)
+    if zero_point:
+        if low < 0:  # the zero point may be, too
+            codes = b.let(tirx.Max(codes, bound(codes, -LARGEST)))
+        codes = b.let(codes + cast(zero_point[0], "int32"))
+    limited = tirx.Min(tirx.Max(codes, bound(codes, low)), bound(codes, high))
+    if low != 0:
+        limited = tirx.Select(is_nan(scaled), bound(codes, 0), b.let(limited))
+    return _stored(b, node, limited)
+
+
+def _rounded(b: Builder, value: Expr, high: float) -> Expr:
+    """The nearest integer of what is less than a limit.
+
+    What int32 cannot hold, and NaN, which `Min` keeps, becomes its smallest number. Clamping from
+    below is left to integers: processors do that in more of their pipes than for floats.
+    """
+    value = b.let(value)
+    below = b.let(tirx.Min(bound(value, high), value))
+    return b.let(llvm("llvm.lrint", with_lanes("int32", lanes_of(below)), below))
+
+
+def _stored(b: Builder, node: fx.Node, codes: Expr) -> Expr:
+    return cast(b.let(codes), held(node.meta["val"].dtype))
+
+
+def _dequantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    codes = cast(operands[0], "int32")
+    if len(operands) > 2:
+        codes = codes - cast(operands[2], "int32")
+    return cast(codes, "float32") * operands[1]
+
+
+RULES: dict[str, Rule] = {
+    "effc.fused_multiply_add": _fused,
+    "effc.requantize": _requantize,
+    "effc.quantize": _quantize,
+    "effc.quantize_scaled": _quantize_scaled,
+    "effc.dequantize": _dequantize,
+}
