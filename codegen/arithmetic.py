@@ -12,7 +12,6 @@ from torch import fx
 from tvm import tirx
 
 from effc.codegen import activations, quantization, vector_math
-from effc.codegen.dtypes import held
 from effc.codegen.operands import (
     argument,
     bound,
@@ -30,11 +29,8 @@ from effc.codegen.tir import (
     Expr,
     cast,
     dtype_of,
-    lanes_of,
-    llvm,
     same_type,
     split_dtype,
-    with_lanes,
 )
 from effc.ir.errors import BuildError
 

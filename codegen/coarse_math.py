@@ -1,6 +1,6 @@
 """Activations for values that come from or go to 8 or 16 bits.
 
-A code of 8 bits is off by up to 2^-9 of its range and bfloat16 by 2^-9 of its value; these are within
+A code of 8 bits is off by up to 2^-9 of its range, bfloat16 by 2^-9 of its value; these are within
 2^-12 of theirs, at a third of the instructions of `vector_math`.
 """
 

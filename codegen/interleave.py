@@ -1,7 +1,7 @@
 """Interleaving bytes of four vectors, so that one integer dot product sums four of them per lane.
 
-Written as LLVM text: its shuffles pick the instructions (`vpermt2b`, `vpermt2w`, unpacking) that the
-processor has.
+Written as LLVM text: its shuffles become the instructions (`vpermt2b`, `vpermt2w`, unpacking) that
+the processor has.
 """
 
 from tvm import tirx

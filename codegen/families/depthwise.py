@@ -1,8 +1,8 @@
 """Depthwise convolution in float32: vectors of channels, a row of output pixels in registers.
 
 16-bit floats and, where the processor has no integer dot product (`depthwise_dot` uses it), int8
-codes are converted to float32. It holds every sum of up to 64 taps of 8-bit products exactly, so the
-integer result is exact too.
+codes are converted to float32. It holds every sum of up to 64 taps of 8-bit products exactly, so
+the integer result is exact too.
 """
 
 from torch import fx

@@ -1,7 +1,8 @@
 """Depthwise convolution of codes: four vertical taps of a channel in one integer dot product.
 
-Four input rows are interleaved byte by byte, once for a column of all filter columns and output rows
-of a tile that read it. A tile of `rows x pixels` outputs by `vectors` of channels stays in registers.
+Four input rows are interleaved byte by byte; what that gives at one input column serves all filter
+columns and output rows of a tile. A tile of `rows x pixels` outputs by `vectors` of channels stays
+in registers.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import fx
 from tvm import tirx
 
 from effc.codegen.families.depthwise_frame import Filter, Frame
-from effc.codegen.families.elementwise import typical, unravel
+from effc.codegen.families.elementwise import unravel
 from effc.codegen.interleave import WIDTH, quad_code, quads
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import Kernel, Pack
@@ -83,9 +84,7 @@ class Tile:
         return (dots + reads * (shuffles + 1)) / (self.rows * self.pixels * self.vectors)
 
 
-def build(
-    region: Region, isa: Isa, anchor: fx.Node, name: str, symbols: tuple[str, ...]
-) -> Kernel:
+def build(region: Region, isa: Isa, anchor: fx.Node, name: str, symbols: tuple[str, ...]) -> Kernel:
     """Make the kernel of an integer depthwise convolution on a processor with dot products."""
     return _DotDepthwise(region, isa, anchor, name, symbols).kernel()
 
@@ -129,8 +128,10 @@ class _DotDepthwise(Frame):
         ]  # fmt: skip
         with b.loop(begin, end, "task") as task:
             image, row, chunk, column = unravel(b, task, outer)
-            place = image, self._clamped(row, tile.rows, height), self._clamped(
-                column, tile.pixels, width
+            place = (
+                image,
+                self._clamped(row, tile.rows, height),
+                self._clamped(column, tile.pixels, width),
             )
             first = b.let(chunk * index(most))
             last = b.let(tirx.Min(first + index(most), index(whole)))

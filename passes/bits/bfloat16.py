@@ -11,8 +11,10 @@ from effc.ir.errors import Refusal
 from effc.ir.opspec import op_name
 from effc.ir.program import Program, attribute, dtype_name, value_of
 from effc.ir.provenance import label
+from effc.ir.rewrite import apply
 from effc.ir.target import BF16
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
+from effc.passes.clean.one_row import ONE_ROW
 
 RULE = "bfloat16"
 LAYERS = ("aten.linear.default", "aten.conv2d.default")
@@ -39,12 +41,12 @@ class Bfloat16(Pass):
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Round the factors of every product of every method."""
+        is_changed = apply(program, ONE_ROW).changed
         wanted = {*(LAYERS if self.layers else ()), *((ATTENTION,) if self.attention else ())}
         products = [node for m in program.methods.values() for node in products_of(m, wanted)]
         check_patterns(ctx, map(label, products))
         refusals: list[Refusal] = []
         notes: dict[str, dict[str, Any]] = {}
-        is_changed = False
         for method, module in program.methods.items():
             editor = Editor(program, method, RULE)
             for node in products_of(module, wanted):

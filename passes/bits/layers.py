@@ -23,8 +23,8 @@ KINDS: dict[str, Kind] = {
     "aten.embedding.default": "embedding",
 }
 LATER = {
-    "aten.conv1d.default": "one-dimensional convolutions have no integer form yet",
-    "aten.conv1d.padding": "one-dimensional convolutions have no integer form yet",
+    "aten.conv1d.default": "its input has no batch dimension, or it is not in canonical form",
+    "aten.conv1d.padding": "its padding is not given in numbers; run the clean passes first",
     "aten.conv2d.padding": "its padding is not given in numbers; run the clean passes first",
     "aten.conv3d.default": "three-dimensional convolutions have no integer form yet",
     "aten.conv_transpose1d.default": "transposed convolutions have no integer form yet",

@@ -8,6 +8,7 @@ import torch
 from effc.ir.edit import Editor
 from effc.ir.errors import Refusal
 from effc.ir.program import Program
+from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
 from effc.passes.bits.activation_plan import (
     ActivationMode,
@@ -22,6 +23,7 @@ from effc.passes.bits.layers import RULE, Layer, Selection, Wanted, layer_names,
 from effc.passes.bits.notes import describe
 from effc.passes.bits.weights import WeightObserver, WeightPacker
 from effc.passes.calibrate.observers import ObserverName, observer
+from effc.passes.clean.one_row import ONE_ROW
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ class Quantize(Pass):
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Quantize every method."""
+        is_changed = apply(program, ONE_ROW).changed
         check_patterns(ctx, [*layer_names(program), *attention_names(program)])
         wanted = Wanted(self.embeddings, self.skip_first, self.skip_last)
         packer = WeightPacker(self.weight_observer)
         refusals: list[Refusal] = []
         layers: dict[str, dict[str, Any]] = {}
-        is_changed = False
         for method in program.methods:
             selection = select(program, method, ctx, wanted)
             refusals += selection.refusals

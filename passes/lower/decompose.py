@@ -14,6 +14,7 @@ from effc.ir.opspec import op_name
 from effc.ir.program import Program, attribute
 from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
+from effc.passes.clean.one_row import ONE_ROW
 
 aten = torch.ops.aten
 WITH_BIAS = (
@@ -39,7 +40,7 @@ class DecomposeRows(Pass):
             _QuantizeDynamic(),
             _Split(),
             _Stack(),
-            _Convolution1d(),
+            *ONE_ROW,
             _Pool1d(),
         )
         rewrites = apply(program, rules)
@@ -255,24 +256,6 @@ class _Stack:
         dim = _argument(node, 1, "dim", 0) % node.meta["val"].dim()
         raised = [new(aten.unsqueeze.default, part, dim) for part in parts]
         editor.replace(node, new(aten.cat.default, raised, dim))
-
-
-class _Convolution1d:
-    name = "convolution-1d"
-
-    def match(self, node: fx.Node) -> bool:
-        return node.op == "call_function" and op_name(node) == "aten.conv1d.default"
-
-    def check(self, node: fx.Node, program: Program) -> str | None:
-        return None if len(node.args) == 7 else "the convolution is not in canonical form"
-
-    def rewrite(self, node: fx.Node, editor: Editor) -> None:
-        """A convolution of images with one row."""
-        new, (x, weight, bias, stride, padding, dilation, groups) = Chain(editor, node), node.args
-        image, kernel = (new(aten.unsqueeze.default, tensor, 2) for tensor in (x, weight))
-        settings = [[1, *stride], [0, *padding], [1, *dilation], groups]
-        result = new(aten.conv2d.default, image, kernel, bias, *settings)
-        editor.replace(node, new(aten.squeeze.dim, result, 2))
 
 
 class _Pool1d:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effc.codegen.pack import ColumnSums, PackDepthwise, PackProduct, known, panels
+from effc.codegen.pack import ColumnSums, PackDepthwise, PackProduct, PackTaps, known, panels
 
 SMALL = st.integers(1, 9)
 
@@ -97,3 +97,16 @@ def test_depthwise_filters(dtype, channels, height, width):
 def test_an_operand_that_is_no_weight_is_refused():
     with pytest.raises(ValueError, match=r"^input 1 is no weight$"):
         known([torch.ones(1), None], 1)
+
+
+@given(st.integers(1, 9), st.sampled_from([2, 4]))
+def test_filters_of_four_taps(channels, lanes):
+    filters = codes(channels, 1, 2, 3).astype(np.int8)
+    steps = ((0, 3, -1, -1), (5, -1, 4, 2))
+    found = PackTaps(1, lanes, steps)([None, torch.from_numpy(filters)])
+    assert found.shape == (-(-channels // lanes), 2, lanes, 4)
+    for block, step, lane, place in product(*map(range, found.shape)):
+        channel, tap = block * lanes + lane, steps[step][place]
+        is_there = tap >= 0 and channel < channels
+        expected = filters.reshape(channels, -1)[channel, tap] if is_there else 0
+        assert found[block, step, lane, place] == expected

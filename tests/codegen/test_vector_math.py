@@ -79,3 +79,45 @@ def test_special_values_follow_ieee(compiled, target):
             assert np.array_equal(np.isnan(expected), np.isnan(found[name])), name
             infinite = np.isinf(expected)
             assert np.array_equal(expected[infinite], found[name][infinite]), name
+
+
+class Coarse(torch.nn.Module):
+    """Activations whose results are stored in 16 bits, and a product of codes behind which they are
+    not."""
+
+    def forward(self, x: torch.Tensor, codes: torch.Tensor) -> dict[str, torch.Tensor]:
+        weight, zero = torch.eye(16, dtype=torch.int8), torch.zeros((), dtype=torch.int32)
+        total = torch.ops.effc.linear_integer(codes, weight, zero) * (1 / 8) - 16.0
+        return {
+            "half": F.silu(x).to(torch.float16),
+            "silu": F.silu(total),
+            "sigmoid": torch.sigmoid(total),
+        }
+
+
+def test_coarse_functions_are_within_their_bound(compiled, target):
+    x = torch.linspace(-40, 40, 4_001)
+    codes = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
+    inputs = {"x": x, "codes": codes}
+    found = compiled(Coarse(), inputs, target).outputs(inputs)
+    wide = codes.double().numpy() / 8 - 16.0
+    for name in ("silu", "sigmoid"):
+        expected = EXACT[name](wide)
+        nonzero = expected != 0
+        worst = np.abs(found[name] / expected - 1)[nonzero].max()
+        assert 2.0**-20 < worst <= 2.0**-12, f"{name}: {worst}"
+    expected = EXACT["silu"](x.double().numpy())
+    assert np.abs(found["half"] - expected).max() <= 2.0**-10 * np.abs(expected).max()
+
+
+def test_coarse_special_values_follow_ieee(compiled, target):
+    class Half(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"silu": F.silu(x).half(), "sigmoid": torch.sigmoid(x).half()}
+
+    x = torch.from_numpy(np.resize(SPECIAL[~np.isneginf(SPECIAL)], 37))
+    found = compiled(Half(), {"x": x}, target).outputs({"x": x})
+    with np.errstate(all="ignore"):
+        for name in ("silu", "sigmoid"):
+            expected = EXACT[name](x.numpy().astype(np.float64)).astype(np.float16)
+            assert np.allclose(found[name], expected, rtol=2**-9, atol=1e-7, equal_nan=True), name

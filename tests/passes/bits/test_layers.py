@@ -70,7 +70,7 @@ LATER: list[tuple[Callable[[Tensor], Tensor], Tensor, str]] = [
     (
         lambda x: functional.conv1d(x, torch.ones(3, 2, 3)),
         torch.ones(1, 2, 5),
-        "one-dimensional convolutions have no integer form yet",
+        "its input has no batch dimension, or it is not in canonical form",
     ),
     (
         lambda x: functional.conv_transpose2d(x, torch.ones(2, 3, 3, 3)),
