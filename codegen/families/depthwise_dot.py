@@ -112,7 +112,7 @@ class _DotDepthwise(Frame):
         super().__init__(region, isa, anchor, name, symbols)
         self.function.import_llvm(quad_code(isa.lanes, MOST_VECTORS))
         self.weights = self.function.param("packed", "filter", "int8")
-        self.tile = choose_tile(self.filter, *self.domain[2:], self.channels, isa)
+        self.tile = choose_tile(self.filter, self.domain[2], self.domain[3], self.channels, isa)
         self.width = self.tile.vectors * isa.lanes
 
     def kernel(self) -> Kernel:

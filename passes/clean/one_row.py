@@ -31,7 +31,7 @@ def _raise_convolution(node: fx.Node, editor: Editor) -> None:
     stride, padding, dilation, groups = settings
     image = _raised(node, x, editor)
     kernel = _raised(node, weight, editor)
-    wide: list[Any] = [[1, *stride], [0, *padding], [1, *dilation], groups]  # type: ignore[misc]
+    wide: list[Any] = [[1, *stride], [0, *padding], [1, *dilation], groups]
     new = editor.call(node, aten.conv2d.default, image, kernel, bias, *wide, before=node)
     editor.replace(node, editor.call(node, aten.squeeze.dim, new, ROW, before=node))
 
