@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: env run test check format bench golden clean
+.PHONY: env run test check format bench onnx-suite golden clean
 
 env: $(STAMP)
 
@@ -37,6 +37,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	PYTHONPATH=tools $(BIN)/python -m bench.speed $(BENCH)
+
+onnx-suite: $(STAMP)
+	PYTHONPATH=tools $(BIN)/python -W ignore -m bench.onnx_suite $(SUITE)
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest -q tests/golden --rewrite-golden

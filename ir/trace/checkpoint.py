@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from effc.ir.errors import EffcError, ModelError, NotAvailableError
+from effc.ir.errors import EffcError, ModelError
 from effc.ir.program import Program
 from effc.ir.trace.factory import current_folder_importable, described
 from effc.ir.trace.module import trace_module
@@ -45,7 +45,6 @@ def open_file(path: Path, request: Request) -> Program:
         ModelError: Saying what the file is and what to do.
         UsageError: If the inputs do not fit.
         UnsupportedError: If it calls operators that are not registered.
-        NotAvailableError: If it is an ONNX file.
     """
     try:
         facts = sniff(path)
@@ -58,7 +57,9 @@ def open_file(path: Path, request: Request) -> Program:
 
             return open_saved(path, request)
         case Kind.ONNX:
-            raise NotAvailableError("ONNX import")
+            from effc.ir.trace.onnx import open_onnx
+
+            return open_onnx(path, request)
         case Kind.TORCHSCRIPT:
             from effc.ir.trace.torchscript import open_torchscript
 

@@ -1,0 +1,246 @@
+"""`make onnx-suite`: the official ONNX backend tests, in PyTorch and compiled.
+
+Every test runs in a worker process with a time limit, so that a crash or a hang is a result and not
+the end. Results of earlier runs are reused with `--resume`.
+"""
+
+import json
+import multiprocessing as mp
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.onnx_cases import Case, cases, model_of
+
+MODES = ("eager", "native")
+LIMIT_SECONDS = 120
+WORK = Path("out/onnx-suite")
+TOLERANCE = {"real": 1e-3, "pytorch-operator": 1e-3}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one test.
+
+    Attributes:
+        name: The test.
+        mode: `eager` or what it was compiled for.
+        state: `passed`, `specialised` (passed with some inputs built in), `wrong`, `unsupported`,
+            `error`, `crash` or `hang`.
+        note: The message, or the names of the inputs that were built in.
+    """
+
+    name: str
+    mode: str
+    state: str
+    note: str = ""
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether the outputs were right."""
+        return self.state in ("passed", "specialised")
+
+
+def run_case(case: Case, mode: str) -> Result:
+    """Run one test with the suite's own data and tolerances."""
+    from onnx.backend.test.runner import Runner
+
+    from effc.ir.errors import EffcError, InputError, ModelError, UnsupportedError
+    from effc.onnx_backend import EffcBackend
+
+    built_in: set[str] = set()
+    try:
+        rep = EffcBackend.prepare(model_of(case), "CPU", target=mode)
+        for inputs, expected in data_of(case):
+            outputs = rep.run(inputs)
+            Runner.assert_similar_outputs(expected, outputs, case.test.rtol, case.test.atol)
+        built_in = {name for one in rep.translations for name in one.values}
+    except AssertionError as error:
+        return Result(case.name, mode, "wrong", _line(error))
+    except (UnsupportedError, ModelError, InputError) as error:
+        return Result(case.name, mode, "unsupported", _line(error))
+    except EffcError as error:
+        return Result(case.name, mode, "error", _line(error))
+    except Exception as error:  # a traceback is a finding, whatever its type
+        return Result(case.name, mode, "error", f"{type(error).__name__}: {_line(error)}")
+    if built_in:
+        return Result(case.name, mode, "specialised", ", ".join(sorted(built_in)))
+    return Result(case.name, mode, "passed")
+
+
+def _line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:300]
+
+
+def data_of(case: Case) -> Iterable[tuple[list[Any], list[Any]]]:
+    """Pairs of inputs and outputs."""
+    if case.test.data_sets is not None:
+        return [
+            (inputs, [array_of(one) for one in wanted]) for inputs, wanted in case.test.data_sets
+        ]
+    if case.kind == "real":
+        return _light_data(case)
+    return _stored_data(case)
+
+
+def array_of(value: Any) -> Any:
+    """The array in a TensorProto; anything else as it is."""
+    from onnx import TensorProto, numpy_helper
+
+    return numpy_helper.to_array(value) if isinstance(value, TensorProto) else value
+
+
+def _light_data(case: Case) -> list[tuple[list[Any], list[Any]]]:
+    """One input that counts from 0 to 1, and the output stored beside the model."""
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    model = model_of(case)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = []
+    for value in model.graph.input:
+        if value.name not in weights:
+            shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+            count = int(np.prod(shape))
+            inputs.append((np.arange(count).reshape(shape) / count).astype(np.float32))
+    path = Path(onnx.__file__).parent.parent / case.test.url.replace(".onnx", "_output_0.pb")
+    stored = onnx.TensorProto()
+    stored.ParseFromString(path.read_bytes())
+    return [(inputs, [numpy_helper.to_array(stored)])]
+
+
+def _stored_data(case: Case) -> list[tuple[list[Any], list[Any]]]:
+    import onnx
+    from onnx import numpy_helper
+
+    model, pairs = model_of(case), []
+    types = [model.graph.input, model.graph.output]
+    for folder in sorted(Path(case.test.model_dir).glob("test_data_set_*")):
+        parts = []
+        for kind, values in zip(("input", "output"), types, strict=True):
+            arrays = []
+            for number in range(len(list(folder.glob(f"{kind}_*.pb")))):
+                tensor = onnx.TensorProto()
+                tensor.ParseFromString((folder / f"{kind}_{number}.pb").read_bytes())
+                arrays.append(numpy_helper.to_array(tensor))
+            parts.append(arrays[: len(values)])
+        pairs.append((parts[0], parts[1]))
+    return pairs
+
+
+def _work(names: Sequence[str], mode: str, connection: Any) -> None:
+    """Run tests one after the other, and send each result."""
+    import torch
+
+    torch.set_num_threads(1)
+    known = cases()
+    for name in names:
+        connection.send(("start", name))
+        connection.send(("done", run_case(known[name], mode)))
+    connection.close()
+
+
+def run_all(names: Sequence[str], mode: str, report: Any) -> list[Result]:
+    """Run tests in a worker process; one that dies or hangs is replaced."""
+    context = mp.get_context("spawn")
+    waiting, found = list(names), []
+    while waiting:
+        receiver, sender = context.Pipe(duplex=False)
+        worker = context.Process(target=_work, args=(waiting, mode, sender))
+        worker.start()
+        sender.close()
+        current: str | None = None
+        while True:
+            limit = LIMIT_SECONDS if current else 2 * LIMIT_SECONDS
+            if not receiver.poll(limit):
+                result = Result(current or waiting[0], mode, "hang", f"more than {limit} s")
+                break
+            try:
+                what, value = receiver.recv()
+            except EOFError:
+                worker.join()
+                result = Result(current or waiting[0], mode, "crash", f"exit {worker.exitcode}")
+                break
+            if what == "start":
+                current = value
+                continue
+            report(value)
+            found.append(value)
+            waiting.remove(value.name)
+            current = None
+            if not waiting:
+                break
+        if waiting:
+            if worker.is_alive() and worker.pid:
+                os.kill(worker.pid, signal.SIGKILL)
+            report(result)
+            found.append(result)
+            waiting.remove(result.name)
+        worker.join()
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the suite and write its table."""
+    from bench.onnx_table import write_table
+
+    options = _options(arguments)
+    WORK.mkdir(parents=True, exist_ok=True)
+    results: list[Result] = []
+    for mode in options["modes"]:
+        file = WORK / f"{mode}.jsonl"
+        known = _known(file, options) if options["resume"] else {}
+        names = [name for name in cases() if name not in known and options["only"] in name]
+        started = time.perf_counter()
+        with file.open("a" if options["resume"] else "w") as stream:
+
+            def keep(result: Result, stream: Any = stream) -> None:
+                stream.write(json.dumps(asdict(result)) + "\n")
+                stream.flush()
+                if not result.is_passed:
+                    print(result.mode, result.name, result.state, result.note, file=sys.stderr)
+
+            new = run_all(names, mode, keep)
+        results += [*known.values(), *new]
+        print(f"{mode}: {len(new)} tests in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    if options["only"] == "":
+        write_table(results)
+    else:
+        print(
+            "\n".join(f"{r.mode} {r.name} {r.state}" for r in results if options["only"] in r.name)
+        )
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> dict[str, Any]:
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="make onnx-suite")
+    parser.add_argument("--mode", dest="modes", action="append", choices=MODES)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--again", action="append", default=[])
+    parser.add_argument("--only", default="")
+    found = vars(parser.parse_args(list(arguments)))
+    found["modes"] = found["modes"] or list(MODES)
+    return found
+
+
+def _known(file: Path, options: dict[str, Any]) -> dict[str, Result]:
+    """Earlier results, without those to run again; the last of each test counts."""
+    if not file.exists():
+        return {}
+    rows = [Result(**json.loads(line)) for line in file.read_text().splitlines()]
+    latest = {row.name: row for row in rows}
+    again = set(options["again"])
+    return {name: row for name, row in latest.items() if row.state not in again}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

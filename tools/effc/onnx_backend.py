@@ -1,0 +1,188 @@
+"""effc as a backend of the onnx package: `EffcBackend.prepare(model).run(inputs)`.
+
+A model is translated at the first call, for the shapes of the inputs given then. Inputs that say
+how large something is (a shape, axes, how often to repeat) are built in where an operator must
+know them in advance; another call with other values translates again.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from onnx.backend.base import Backend, BackendRep
+
+from effc.candidate import build_candidate
+from effc.ir.errors import InputError
+from effc.ir.program import Program, TensorSpec
+from effc.ir.target import Target
+from effc.ir.trace.inputs import WantedInputs
+from effc.ir.trace.onnx import open_model_proto
+from effc.ir.trace.onnx.door import UnknownValueError
+from effc.ir.trace.onnx.elements import ELEMENTS, FLOAT8
+from effc.ir.trace.request import Request
+from effc.preparation import cleaned
+from effc.progress import no_progress
+
+EAGER = "eager"
+LONGEST_SHAPE = 64
+Arrays = dict[str, np.ndarray]
+
+
+def to_tensor(array: Any) -> torch.Tensor:
+    """An array, also of types of `ml_dtypes`, or a TensorProto as the tensor effc holds it in."""
+    if isinstance(array, onnx.TensorProto):
+        array = numpy_helper.to_array(array)
+    array = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
+    number = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    element = ELEMENTS.get(number)
+    if element is None:
+        raise InputError(f"arrays of {array.dtype} are not supported")
+    if element.is_narrow:
+        plain = array.astype(np.float32 if element.is_float else np.int8)
+        return torch.from_numpy(plain).to(element.dtype)
+    if element.dtype in (*FLOAT8, torch.bfloat16):
+        bits = array.view(np.uint16 if element.bits == 16 else np.uint8)
+        return torch.from_numpy(bits.copy()).view(element.dtype)
+    return torch.from_numpy(array.copy())
+
+
+def to_array(tensor: torch.Tensor, number: int) -> np.ndarray:
+    """A tensor as an array of ONNX's element type."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(number)
+    tensor = tensor.detach().contiguous()
+    if ELEMENTS[number].is_narrow:
+        return tensor.numpy().astype(dtype)
+    if tensor.dtype in (*FLOAT8, torch.bfloat16):
+        bits = torch.uint16 if tensor.element_size() == 2 else torch.uint8
+        return tensor.view(bits).numpy().view(dtype)
+    return tensor.numpy()
+
+
+def is_shape_like(array: np.ndarray) -> bool:
+    """Whether an input can be a shape, axes, scales or a number, which may be built in."""
+    return array.ndim <= 1 and array.size <= LONGEST_SHAPE
+
+
+@dataclass
+class Translation:
+    """A program for inputs of certain shapes.
+
+    Attributes:
+        program: What was translated.
+        values: Inputs that are built in, by name.
+        model: The compiled form, or None to run in PyTorch.
+        folder: Where the compiled form lies.
+    """
+
+    program: Program
+    values: dict[str, torch.Tensor]
+    model: Any = None
+    folder: Any = None
+
+    def fits(self, inputs: dict[str, torch.Tensor]) -> bool:
+        """Whether inputs have the shapes and the built-in values."""
+        same = all(torch.equal(inputs[name], value) for name, value in self.values.items())
+        specs = self.program.signature.inputs
+        return same and all(tuple(inputs[s.name].shape) == s.shape for s in specs)
+
+    def run(self, inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """Results in the order of the model's outputs."""
+        signature = self.program.signature
+        given = {spec.name: inputs[spec.name] for spec in signature.inputs}
+        if self.model is None:
+            found = self.program.run(given)
+            return [found[spec.name] for spec in signature.outputs]
+        arrays = self.model.run({name: value.numpy() for name, value in given.items()})
+        return [torch.from_numpy(np.asarray(arrays[spec.name])) for spec in signature.outputs]
+
+
+@dataclass
+class EffcRep(BackendRep):
+    """A model ready to be called.
+
+    Attributes:
+        proto: The model.
+        target: What to compile for, or `eager` to run in PyTorch.
+        translations: One per combination of shapes and built-in values seen so far.
+    """
+
+    proto: Any
+    target: str
+    translations: list[Translation] = field(default_factory=list)
+
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Run on arrays in the order of the model's inputs, or by name.
+
+        Raises:
+            EffcError: Naming what is not supported, before anything runs.
+        """
+        given = self._named(inputs)
+        chosen = next((t for t in self.translations if t.fits(given)), None)
+        if chosen is None:
+            chosen = self._translated(given)
+            self.translations.append(chosen)
+        results = chosen.run(given)
+        types = [value.type.tensor_type.elem_type for value in self.proto.graph.output]
+        return tuple(to_array(*pair) for pair in zip(results, types, strict=True))
+
+    def _named(self, inputs: Any) -> dict[str, torch.Tensor]:
+        if not isinstance(inputs, dict):
+            names = [value.name for value in self.proto.graph.input]
+            inputs = dict(zip(names, inputs, strict=False))
+        return {name: to_tensor(value) for name, value in inputs.items() if value is not None}
+
+    def _translated(self, given: dict[str, torch.Tensor]) -> Translation:
+        values: dict[str, torch.Tensor] = {}
+        while True:
+            try:
+                return self._built(self._opened(given, values), values)
+            except UnknownValueError as error:
+                wanted = [n for n in error.inputs if n not in values and n in given]
+                wanted = [n for n in wanted if is_shape_like(np.empty(given[n].shape))]
+                if not wanted:
+                    raise
+                values |= {name: given[name] for name in wanted}
+
+    def _opened(self, given: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> Program:
+        defaults = {tensor.name for tensor in self.proto.graph.initializer}
+        specs = tuple(
+            TensorSpec(name, value.dtype, tuple(value.shape))
+            for name, value in given.items()
+            if name not in values and name not in defaults
+        )
+        return open_model_proto(self.proto, Request(WantedInputs(specs, {})), None, values)
+
+    def _built(self, program: Program, values: dict[str, torch.Tensor]) -> Translation:
+        if self.target == EAGER:
+            return Translation(program, values)
+        clean = cleaned(program, no_progress).program
+        folder = tempfile.TemporaryDirectory(prefix="effc-")
+        candidate = build_candidate("onnx", clean, Target.parse(self.target), Path(folder.name), [])
+        return Translation(clean, values, candidate.model, folder)
+
+
+class EffcBackend(Backend):
+    """effc behind the interface of `onnx.backend`."""
+
+    @classmethod
+    def prepare(cls, model: Any, device: str = "CPU", **kwargs: Any) -> EffcRep:
+        """Make a model callable; `target` in `kwargs` says what to compile it for."""
+        return EffcRep(model, kwargs.get("target", EAGER))
+
+    @classmethod
+    def run_model(
+        cls, model: Any, inputs: Sequence[Any], device: str = "CPU", **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """Translate a model and run it once."""
+        return cls.prepare(model, device, **kwargs).run(inputs)
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        """Whether models run on a device."""
+        return device == "CPU"
