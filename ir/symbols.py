@@ -4,6 +4,7 @@ torch.export names its symbols `s77`; a program shows the user's names. A *size*
 or a `sympy` expression over the user's symbols, so that equal sizes compare equal.
 """
 
+import ast
 import functools
 import operator
 from collections.abc import Callable
@@ -123,43 +124,83 @@ def parse(expression: str) -> Size:
     """Read back what `text` wrote.
 
     Raises:
-        ValueError: If it is not arithmetic over names and numbers.
+        ValueError: If it is not arithmetic over names and numbers, or too large to be a size.
     """
-    if expression.isdigit():
-        return int(expression)
+    if len(expression) > LONGEST_TEXT:
+        raise ValueError(f"not a size: {len(expression)} characters")
     allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-*/(), ")
     if not expression or set(expression) - allowed:
         raise ValueError(f"not a size: {expression!r}")
-    return simplify(_parse_terms(expression))
-
-
-def _parse_terms(expression: str) -> sympy.Expr:
-    import ast
-
-    operators = {ast.Add: sympy.Add, ast.Mult: sympy.Mul, ast.Pow: sympy.Pow}
-    functions = {"floor": sympy.floor, "Max": sympy.Max, "Min": sympy.Min, "Mod": sympy.Mod}
-
-    def build(node: ast.expr) -> sympy.Expr:
-        match node:
-            case ast.Constant(value=int(number)):
-                return sympy.Integer(number)
-            case ast.Name(id=name):
-                return named(name)
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -build(operand)
-            case ast.BinOp(left=left, op=ast.Sub(), right=right):
-                return build(left) - build(right)
-            case ast.BinOp(left=left, op=ast.Div(), right=right):
-                return build(left) / build(right)
-            case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
-                return FloorDiv(build(left), build(right))
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in operators:
-                return operators[type(op)](build(left), build(right))
-            case ast.Call(func=ast.Name(id=name), args=args) if name in functions:
-                return functions[name](*[build(arg) for arg in args])
-        raise ValueError(f"not a size: {expression!r}")
-
     try:
-        return build(ast.parse(expression, mode="eval").body)
-    except SyntaxError as error:
+        tree = ast.parse(expression.strip(), mode="eval").body
+        if sum(isinstance(node, ast.Call) for node in ast.walk(tree)) > MOST_CALLS:
+            raise ValueError(f"not a size: {expression!r}")
+        size, _ = _Reader(expression).read(tree)
+    except (SyntaxError, RecursionError, MemoryError) as error:
         raise ValueError(f"not a size: {expression!r}") from error
+    return simplify(size)
+
+
+LONGEST_TEXT, MOST_TERMS, MOST_CALLS, LARGEST_NUMBER = 4096, 1000, 32, (1 << 63) - 1
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Builds a size, and counts the terms it has when it is multiplied out before that is done."""
+
+    expression: str
+
+    def read(self, node: ast.expr) -> tuple[sympy.Expr, int]:
+        """The size of a part of the text, and at most how many terms it has."""
+        match node:
+            case ast.Constant(value=int(number)) if number <= LARGEST_NUMBER:
+                return sympy.Integer(number), 1
+            case ast.Name(id=name):
+                return named(name), 1
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                size, terms = self.read(operand)
+                return -size, terms
+            case ast.BinOp(left=left, op=ast.Pow(), right=ast.Constant(value=int(power))):
+                size, terms = self.read(left)
+                bits = max((abs(int(n)).bit_length() for n in size.atoms(sympy.Integer)), default=1)
+                if power > MOST_TERMS or bits * power > MOST_TERMS:
+                    raise self._refused()
+                return size**power, self._checked(terms**power)
+            case ast.BinOp(left=left, op=op, right=right):
+                return self._combined(op, self.read(left), self.read(right))
+            case ast.Call(func=ast.Name(id=name), args=args):
+                return self._called(name, [self.read(arg)[0] for arg in args]), 1
+        raise self._refused()
+
+    def _called(self, name: str, sizes: list[sympy.Expr]) -> sympy.Expr:
+        match name, sizes:
+            case "floor", [size]:
+                return sympy.floor(size)
+            case "Mod", [size, by] if by != 0:
+                return sympy.Mod(size, by)
+            case "Max" | "Min", [_, *rest] if len(rest) < MOST_CALLS:
+                return (sympy.Max if name == "Max" else sympy.Min)(*sizes)
+        raise self._refused()
+
+    def _combined(
+        self, op: ast.operator, left: tuple[sympy.Expr, int], right: tuple[sympy.Expr, int]
+    ) -> tuple[sympy.Expr, int]:
+        match op:
+            case ast.Add():
+                return left[0] + right[0], self._checked(left[1] + right[1])
+            case ast.Sub():
+                return left[0] - right[0], self._checked(left[1] + right[1])
+            case ast.Mult():
+                return left[0] * right[0], self._checked(left[1] * right[1])
+            case ast.Div() | ast.FloorDiv() if right[0] != 0:
+                is_whole = isinstance(op, ast.FloorDiv)
+                return FloorDiv(left[0], right[0]) if is_whole else left[0] / right[0], left[1]
+        raise self._refused()
+
+    def _checked(self, terms: int) -> int:
+        if terms > MOST_TERMS:
+            raise self._refused()
+        return terms
+
+    def _refused(self) -> ValueError:
+        return ValueError(f"not a size: {self.expression!r}")

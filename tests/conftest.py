@@ -3,9 +3,11 @@
 import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 from effc.ir.program import Program
@@ -16,6 +18,8 @@ from effc.passes.base import Outcome, Pass, PassContext
 settings.register_profile("effc", deadline=None, derandomize=True, database=None)
 settings.load_profile("effc")
 
+HERE = Path(__file__).parent
+SMALL_TENSORS = ("backends", "driver", "passes/bits", "passes/calibrate")
 Run = Callable[[Pass, Program, PassContext], Outcome]
 
 
@@ -25,6 +29,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the expected texts in tests/golden anew",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where all tensors are small, one thread is faster than handing out the work."""
+    threads = torch.get_num_threads()
+    if any(request.path.is_relative_to(HERE / folder) for folder in SMALL_TENSORS):
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -50,15 +50,6 @@ class Pair(nn.Module):
         return {"scaled": left * right.float(), "codes": right + 1}
 
 
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
-    """Small tensors everywhere: one thread is faster than handing out the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def programs() -> dict[str, Program]:
     """The programs of the artifacts, by name."""

@@ -127,6 +127,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative nbytes": (lambda d: first_file(d).update(nbytes=-1), "is damaged: files."),
     "negative shape": (lambda d: d["inputs"][0].update(shape=["-3"]), "shape.0: -3 is no size"),
     "shape of code": (lambda d: d["inputs"][0].update(shape=["exit()"]), "is damaged: inputs.0."),
+    "huge shape": (lambda d: d["inputs"][0].update(shape=["9**9**9"]), "damaged: inputs.0.shape.0"),
     "unknown symbol": (lambda d: d["outputs"][0].update(shape=["other"]), "unknown size other"),
     "dtype": (lambda d: d["inputs"][0].update(dtype="object"), "'object' is no dtype"),
     "negative symbol": (lambda d: d["symbols"][0].update(minimum=-1), "damaged: symbols.0.minimum"),

@@ -92,6 +92,7 @@ def test_data_that_cannot_be_read(refuse, option, data, words):
         (["-p", "cli_models:NoPass"], ["NoPass"]),
         (["-p", "no_such_module:Pass"], ["no_such_module"]),
         (["--exclude", "encoder.*"], ["'encoder.*' matches nothing", "first, last, second"]),
+        (["--exclude", "encoder.*", "-p", "fold-norms"], ["'encoder.*' matches nothing", "first"]),
         (["--set", "encoder.*:bits=8"], ["'encoder.*' matches nothing", "first"]),
         (["--set", "first"], ["no rule", "pattern:key=value"]),
         (["--set", "first:bits"], ["no rule"]),
@@ -164,6 +165,8 @@ def test_failing_pass_is_named(run):
 def test_opt_checks_patterns_too(run, name):
     rule = ["encoder.*:bits=8" if name == "--set" else "encoder.*"]
     run("opt", MODEL, "-p", "quantize", name, *rule).assert_fails(2, "matches nothing")
+    if name == "--exclude":
+        run("opt", MODEL, "-p", "fold-norms", name, *rule).assert_fails(2, "matches nothing")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Sizes: text and back, arithmetic, evaluation."""
 
 import random
+import time
 
 import pytest
 import sympy
@@ -60,6 +61,43 @@ def test_ceil_div(size: int, divisor: int) -> None:
 def test_other_text_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="not a size"):
         parse(wrong)
+
+
+HOSTILE = {
+    "tower": "9**9**9",
+    "power": "9**99999",
+    "power of power": "(9**9)**999",
+    "many terms": "(a+b+c+d)**16",
+    "many factors": "*".join(["(a+b+c+d)"] * 90),
+    "many signs": "-" * 3000 + "1",
+    "many brackets": "(" * 500 + "1" + ")" * 500,
+    "many digits": "1" * 4000,
+    "64 bits": str(1 << 63),
+    "long": "a+" * 4000 + "a",
+    "many calls": "floor(" * 150 + "a" + ")" * 150,
+    "many arguments": f"Max({','.join('abcdefgh' * 9)})",
+    "negative power": "a**-1",
+    "symbolic power": "a**b",
+    "zero": "a/0",
+    "whole zero": "a//0",
+    "remainder of zero": "Mod(a,0)",
+    "no argument": "Max()",
+    "too few": "Mod(a)",
+    "too many": "floor(a,b)",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_text_is_refused_at_once(case: str) -> None:
+    started = time.process_time()
+    with pytest.raises(ValueError, match="not a size"):
+        parse(HOSTILE[case])
+    assert time.process_time() - started < 1
+
+
+def test_the_largest_size() -> None:
+    assert parse(str((1 << 63) - 1)) == (1 << 63) - 1
+    assert parse("2**62") == 1 << 62
 
 
 def test_equal_sizes_are_equal_objects() -> None:

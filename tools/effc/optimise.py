@@ -19,7 +19,7 @@ from effc.passes.instruments import CompareOutputs, CostChange, Dump, Instrument
 from effc.passes.manager import PassManager
 from effc.passes.registry import pass_text
 from effc.passes.report import PipelineReport
-from effc.preparation import one_stage
+from effc.preparation import check_names, one_stage
 from effc.progress import Progress, no_progress
 from effc.recipe import Recipe
 
@@ -72,6 +72,7 @@ class Optimisation:
         self.program = open_model(
             recipe.model, inputs=recipe.inputs, trust_pickle=recipe.trust_pickle, notes=self.notes
         )
+        check_names(self.program, recipe)
         data = None
         if recipe.calib:
             signature, symbols = self.program.signature, self.program.symbols

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from effc.ir import options
 from effc.ir.data import Data, open_data
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
+from effc.ir.provenance import label
 from effc.ir.target import Target
 from effc.ir.trace import open_model
 from effc.metrics import Metric, metric_of
-from effc.passes.base import Pass, PassContext, check_rules
+from effc.passes.base import Pass, PassContext, check_patterns, check_rules
+from effc.passes.bits.bfloat16 import attention_names
+from effc.passes.bits.layers import layer_names
 from effc.passes.clean.pipeline import CLEAN
 from effc.passes.manager import PassManager
 from effc.passes.registry import parse_pipeline, pipeline_text
@@ -134,6 +138,7 @@ def prepare(recipe: Recipe, sources: Sources, progress: Progress, notes: list[st
     calibration = _data(program, recipe, sources.calibration, recipe.calib)
     evaluation = _data(program, recipe, sources.evaluation, recipe.eval)
     clean = cleaned(program, progress)
+    check_names(clean.program, recipe)
     sizes = sample_sizes(clean.program, recipe.sizes)
     inputs = sample_inputs(clean.program, sizes, evaluation or calibration)
     resolved = recipe.anchored().model_copy(
@@ -143,6 +148,21 @@ def prepare(recipe: Recipe, sources: Sources, progress: Progress, notes: list[st
         resolved, target, passes, drop, size, metric, calibration, evaluation, clean, sizes, inputs,
         progress,
     )  # fmt: skip
+
+
+def check_names(program: Program, recipe: Recipe) -> None:
+    """Make sure that every pattern of names matches something, whatever the passes make of it.
+
+    Raises:
+        UsageError: Naming the first pattern that matches nothing and some of the layers there are.
+    """
+    nodes = (node for module in program.methods.values() for node in module.graph.nodes)
+    names = {label(node) for node in nodes if node.op == "call_function"}
+    unmatched = PassContext(
+        exclude=tuple(p for p in recipe.exclude if not any(fnmatchcase(n, p) for n in names)),
+        rules=tuple(r for r in recipe.rules if not any(fnmatchcase(n, r[0]) for n in names)),
+    )
+    check_patterns(unmatched, [*layer_names(program), *attention_names(program)])
 
 
 def cleaned(program: Program, progress: Progress) -> PipelineReport:

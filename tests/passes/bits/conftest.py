@@ -1,6 +1,6 @@
 """A feed-forward block, a small convolutional net, and ways to quantize and compare them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,15 +15,6 @@ from effc.ir.testing import traced
 from effc.passes.base import PassContext
 from effc.passes.bits.quantize import Quantize
 from effc.passes.manager import PassManager
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
-    """Small tensors everywhere: one thread is faster than handing out the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Feed(nn.Module):

@@ -15,15 +15,6 @@ from effc.passes.calibrate.statistics import Statistics
 BATCHES, CHECKPOINT = 7, 2
 
 
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
-    """Small tensors everywhere: one thread is faster than handing out the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
