@@ -1,8 +1,8 @@
 """Targets: what a program is built for, as facts.
 
 A target is data: a name, the backend that builds for it, and facts such as vector width and cache
-sizes from which kernels choose their tiles. Facts can be overridden in the text form:
-`x86-64-v3{cores=4 l2=512KB}`.
+sizes from which kernels choose their tiles. Facts can be overridden, and instruction sets added, in
+the text form: `x86-64-v3{cores=4 l2=512KB}`, `x86-64-v4{features=avx512vnni+avx512bf16}`.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ _UNITS = {None: 1, "B": 1, "KB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30}
 
 V3 = ("avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "sse4.2", "popcnt")
 V4 = (*V3, "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
-VNNI, BF16, AMX = "avx512vnni", "avx512bf16", ("amx-tile", "amx-int8", "amx-bf16")
+VNNI, BF16 = "avx512vnni", "avx512bf16"
+AMX = ("amx-tile", "amx-int8", "amx-bf16")  # for which there are no kernels yet
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class Target:
             raise TargetError(f"cannot read target {text!r}; write name or name{{fact=value ...}}")
         target = _by_name(found["name"])
         for word in (found["facts"] or "").split():
-            target = _with_fact(target, word)
+            key, _, value = word.partition("=")
+            change = _with_features if key == "features" else _with_fact
+            target = change(target, key, value)
         return target
 
     def has(self, feature: str) -> bool:
@@ -93,11 +96,13 @@ def _x86(name: str, cpu: str, features: tuple[str, ...], **facts: Any) -> Target
 def known_targets() -> dict[str, Target]:
     """Every target this version builds for, by name."""
     zen4 = {"l1": 32 << 10, "l2": 1 << 20, "l3": 32 << 20}
+    lake = {"l1": 48 << 10, "l2": 1280 << 10, "l3": 32 << 20}
     rapids = {"l1": 48 << 10, "l2": 2 << 20, "l3": 64 << 20}
     targets = [
         _native(),
         _x86("x86-64-v3", "x86-64-v3", V3),
         _x86("x86-64-v4", "x86-64-v4", V4, l2=1 << 20),
+        _x86("icelake-server", "icelake-server", (*V4, VNNI), **lake),
         _x86("znver4", "znver4", (*V4, VNNI, BF16), **zen4),
         _x86("sapphirerapids", "sapphirerapids", (*V4, VNNI, BF16), **rapids),
         Target("eager", backend="eager", triple="", cpu=""),
@@ -130,11 +135,29 @@ def _by_name(name: str) -> Target:
     return targets[name]
 
 
-def _with_fact(target: Target, word: str) -> Target:
-    key, _, value = word.partition("=")
+def _with_features(target: Target, key: str, value: str) -> Target:
+    """Add instruction sets; they become part of the target's name."""
+    wanted, known = value.split("+"), (VNNI, BF16)
+    for feature in wanted:
+        if feature in AMX:
+            raise NotAvailableError(f"{feature} (kernels use {VNNI} and {BF16} instead)")
+        if feature not in known:
+            raise TargetError(
+                f"target {target.name} has no feature {feature!r} to add; there are: "
+                f"{', '.join(known)}"
+            )
+    if not set(V4) <= set(target.features):
+        raise TargetError(f"target {target.name}: {value} needs x86-64-v4")
+    added = tuple(f for f in known if f in wanted and f not in target.features)
+    name = f"{target.name}{{{key}={value}}}"
+    return dataclasses.replace(target, name=name, features=(*target.features, *added))
+
+
+def _with_fact(target: Target, key: str, value: str) -> Target:
     numbers = [f.name for f in dataclasses.fields(Target) if f.type is int]
     if key not in numbers:
-        raise TargetError(f"target {target.name} has no fact {key!r}; facts: {', '.join(numbers)}")
+        known = ", ".join(["features", *numbers])
+        raise TargetError(f"target {target.name} has no fact {key!r}; facts: {known}")
     amount = _AMOUNT.fullmatch(value)
     if not amount:
         raise TargetError(f"target {target.name}: {key}={value!r} is not a number or size")

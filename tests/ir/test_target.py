@@ -3,7 +3,7 @@
 import pytest
 
 from effc.ir.errors import NotAvailableError, TargetError
-from effc.ir.target import PLANNED, V3, V4, Target, known_targets
+from effc.ir.target import AMX, PLANNED, V3, V4, Target, known_targets
 
 
 @pytest.mark.parametrize("name", known_targets())
@@ -26,6 +26,26 @@ def test_levels() -> None:
     assert not wide.has("avx512vnni")
 
 
+def test_features_are_added_and_named() -> None:
+    text = "x86-64-v4{features=avx512bf16+avx512vnni}"
+    target = Target.parse(text)
+    assert target.features == Target.parse("znver4").features
+    assert str(target) == text
+    assert Target.parse(str(target)) == target
+    same = Target.parse("znver4{features=avx512vnni cores=3}")
+    assert (same.features, same.cores) == (target.features, 3)
+
+
+@pytest.mark.parametrize("feature", AMX)
+def test_amx_is_refused(feature: str) -> None:
+    """There are no kernels for it, and no machine or emulator here to check them on."""
+    message = f"{feature} (kernels use avx512vnni and avx512bf16 instead) is not available yet"
+    with pytest.raises(NotAvailableError) as caught:
+        Target.parse(f"sapphirerapids{{features={feature}}}")
+    assert str(caught.value) == message
+    assert not any(feature in target.features for target in known_targets().values())
+
+
 @pytest.mark.parametrize("name", PLANNED)
 def test_planned_targets_say_so(name: str) -> None:
     with pytest.raises(NotAvailableError, match=f"^target {name} is not available yet$"):
@@ -33,13 +53,18 @@ def test_planned_targets_say_so(name: str) -> None:
 
 
 ERRORS = {
-    "pdp-11": "unknown target 'pdp-11'; there are: native, x86-64-v3, x86-64-v4, znver4, "
-    "sapphirerapids, eager",
+    "pdp-11": "unknown target 'pdp-11'; there are: native, x86-64-v3, x86-64-v4, "
+    "icelake-server, znver4, sapphirerapids, eager",
     "x86-64-v3{cores}": "target x86-64-v3: cores='' is not a number or size",
     "x86-64-v3{l2=big}": "target x86-64-v3: l2='big' is not a number or size",
     "x86-64-v3{l2=1TB}": "target x86-64-v3: l2='1TB' is not a number or size",
-    "x86-64-v3{name=x}": "target x86-64-v3 has no fact 'name'; facts: vector_bits, "
-    "vector_registers, cores, l1, l2, l3",
+    "x86-64-v3{name=x}": "target x86-64-v3 has no fact 'name'; facts: features, "
+    "vector_bits, vector_registers, cores, l1, l2, l3",
+    "x86-64-v4{features=avx10}": "target x86-64-v4 has no feature 'avx10' to add; there are: "
+    "avx512vnni, avx512bf16",
+    "x86-64-v4{features=}": "target x86-64-v4 has no feature '' to add; there are: "
+    "avx512vnni, avx512bf16",
+    "x86-64-v3{features=avx512vnni}": "target x86-64-v3: avx512vnni needs x86-64-v4",
     "x86-64-v3{l2=1KB": "cannot read target 'x86-64-v3{l2=1KB'; write name or name{fact=value ...}",
     "": "cannot read target ''; write name or name{fact=value ...}",
 }

@@ -11,7 +11,7 @@ from effc.commands import options as shared
 
 def targets(as_json: shared.AsJson = False) -> None:
     """List the targets with their facts."""
-    from effc.ir.target import PLANNED, known_targets
+    from effc.ir.target import AMX, PLANNED, known_targets
 
     rows = [dataclasses.asdict(target) for target in known_targets().values()]
     if as_json:
@@ -23,6 +23,7 @@ def targets(as_json: shared.AsJson = False) -> None:
         if row["features"]:
             typer.echo(f"{'':<16} {' '.join(row['features'])}")
     typer.echo(f"not available yet: {', '.join(PLANNED)}")
+    typer.echo(f"not used where a processor has them: {', '.join(AMX)}")
 
 
 def passes(
