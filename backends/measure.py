@@ -4,10 +4,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 WARM_UP_SECONDS = 0.2
 ROUND_SECONDS = 0.05
 SETTLE_SECONDS = 0.02
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,30 @@ class Latency:
     def to_json(self) -> dict[str, float]:
         """Plain data."""
         return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Seconds until the first result, which the runs after it do not take.
+
+    Attributes:
+        load: From the files to a model that can run; the files are in memory already.
+        first: The first run, which also touches memory for the first time.
+    """
+
+    load: float
+    first: float
+
+    def to_json(self) -> dict[str, float]:
+        """Plain data."""
+        return dict(vars(self))
+
+
+def timed(call: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and the seconds it took."""
+    started = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - started
 
 
 def interleaved(

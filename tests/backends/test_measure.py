@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from effc.backends import measure
-from effc.backends.measure import Latency, interleaved
+from effc.backends.measure import Latency, Start, interleaved, timed
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9, 10, 11, 12, 20, 21, 100, 101, 150])
@@ -89,6 +89,12 @@ def test_calls_that_take_no_time_end(clock: Clock) -> None:
     """Even calls as short as the clock can tell."""
     found = interleaved({"short": lambda: clock.takes("short", 1e-4)}, rounds=2)
     assert found["short"].runs == 2 * round(measure.ROUND_SECONDS / 1e-4)
+
+
+def test_the_time_of_one_call(clock: Clock) -> None:
+    assert timed(lambda: clock.takes("first", 0.25)) == (None, 0.25)
+    assert timed(lambda: "model") == ("model", 0)
+    assert Start(0.5, 0.25).to_json() == {"load": 0.5, "first": 0.25}
 
 
 def test_real_time() -> None:

@@ -195,6 +195,8 @@ def test_page(compiled, report, run, tmp_path):
         assert float(rows["zoo.metric:accuracy"][column]) == pytest.approx(accuracy, abs=1e-4)
         for label, value in (
             ("latency, median", found["latency"]["median"]),
+            ("load", found["start"]["load"]),
+            ("first run", found["start"]["first"]),
             ("size on disk", found["size_nbytes"]),
             ("peak memory", found["memory_nbytes"]),
         ):
@@ -234,6 +236,7 @@ def test_bench_measures_all_peers(network, compiled, run):
     for name, row in rows.items():
         assert 0 < row["low"] <= row["median"] <= row["high"], name
         assert row["memory_nbytes"] > 0
+        assert min(row["start"].values()) > 0.5 * row["low"], name
         assert name == "effc" or row["size_nbytes"] > 3.5 * parameters
     assert rows["effc"]["size_nbytes"] == effc.Artifact(compiled).size_nbytes
     assert rows["effc"]["memory_nbytes"] < 5e6

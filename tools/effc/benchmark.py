@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from effc.artifact import Artifact
-from effc.backends.measure import interleaved
+from effc.backends.measure import Start, interleaved, timed
 from effc.backends.peers import PEERS, export_peer, peer_of
 from effc.backends.runner import Model
 from effc.environment import environment
 from effc.footprint import OWN, footprint
+from effc.ir import options
 from effc.ir.errors import InputError, ModelError, UsageError
 from effc.ir.program import Program, bind_sizes
 from effc.preparation import cleaned
@@ -69,11 +70,12 @@ def run_benchmark(contest: Contest, progress: Progress) -> dict[str, Any]:
     for name in contest.names:
         peer_of(name)
     artifact = Artifact(contest.out)
-    with tempfile.TemporaryDirectory() as scratch, Model(contest.out, contest.threads) as model:
-        inputs = _inputs(artifact, model, contest.sizes)
-        threads = contest.threads or model.manifest.threads
+    inputs = _inputs(artifact, contest.sizes)
+    threads = contest.threads or min(artifact.manifest.threads, options.default_threads())
+    opened, load = timed(lambda: Model(contest.out, threads))
+    with tempfile.TemporaryDirectory() as scratch, opened as model:
         entrants = _Entrants(inputs, threads, progress)
-        entrants.add(OWN, contest.out, lambda: model.run(inputs))
+        entrants.add(OWN, contest.out, lambda: model.run(inputs), load)
         if contest.names:
             program = _program(contest, artifact, inputs, progress)
             for name in contest.names:
@@ -104,6 +106,7 @@ class _Entrants:
         progress: Called with a stage, the steps done and the steps in all.
         calls: What runs each once, by name.
         folders: What would be shipped of each.
+        starts: How long each took until its first result.
         notes: Who cannot take part, and why.
     """
 
@@ -112,11 +115,13 @@ class _Entrants:
     progress: Progress
     calls: dict[str, Callable[[], object]] = field(default_factory=dict)
     folders: dict[str, Path] = field(default_factory=dict)
+    starts: dict[str, Start] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, name: str, folder: Path, call: Callable[[], object]) -> None:
-        """Take somebody in."""
+    def add(self, name: str, folder: Path, call: Callable[[], object], load: float) -> None:
+        """Take somebody in who took some seconds to load, and run it for the first time."""
         self.calls[name], self.folders[name] = call, folder
+        self.starts[name] = Start(load, timed(call)[1])
 
     def invite(self, name: str, program: Program, folder: Path) -> None:
         """Take a peer in, or note why it cannot run the program."""
@@ -124,7 +129,8 @@ class _Entrants:
         folder.mkdir()
         try:
             export_peer(PEERS[name], program, self.inputs, folder)
-            self.add(name, folder, PEERS[name].open(folder, self.inputs, self.threads))
+            call, load = timed(lambda: PEERS[name].open(folder, self.inputs, self.threads))
+            self.add(name, folder, call, load)
         except ModelError as error:
             self.notes.append(str(error))
         self.progress(f"prepare {name}", 1, 1)
@@ -143,18 +149,18 @@ class _Entrants:
             nbytes = sum(path.stat().st_size for path in folder.iterdir())
             rows.append({
                 "what": name, **latencies[name].to_json(), "size_nbytes": nbytes,
-                "memory_nbytes": memory,
+                "memory_nbytes": memory, "start": self.starts[name].to_json(),
             })  # fmt: skip
         self.progress("measure memory", 1, 1)
         return rows
 
 
-def _inputs(artifact: Artifact, model: Model, sizes: dict[str, int]) -> Arrays:
-    symbols = model.manifest.ranges
+def _inputs(artifact: Artifact, sizes: dict[str, int]) -> Arrays:
+    signature, symbols = artifact.manifest.signature, artifact.manifest.ranges
     check_sizes(symbols, sizes)
     known, _ = artifact.sample()
-    values = bind_sizes(model.signature, symbols, known) | sizes
-    return sized_inputs(model.signature, values, known)
+    values = bind_sizes(signature, symbols, known) | sizes
+    return sized_inputs(signature, values, known)
 
 
 def _program(contest: Contest, artifact: Artifact, inputs: Arrays, progress: Progress) -> Program:

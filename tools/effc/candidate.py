@@ -10,7 +10,7 @@ import torch
 from effc.backends.agreement import agreement
 from effc.backends.artifact import Manifest, manifest_of, write_manifest
 from effc.backends.base import Built, backend_of
-from effc.backends.measure import Latency
+from effc.backends.measure import Latency, Start, timed
 from effc.backends.reading import folder_nbytes
 from effc.backends.runner import Model
 from effc.codegen.schedule import Chosen, nothing_chosen
@@ -41,6 +41,7 @@ class Candidate:
         check: Per output, how close the build is to the program.
         scores: Task quality by name, once evaluated; budgets look at the first.
         latency: Once measured.
+        start: Seconds until the first result, once measured.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Candidate:
     check: dict[str, dict[str, float]] = field(default_factory=dict)
     scores: Scores = field(default_factory=dict)
     latency: Latency | None = None
+    start: Start | None = None
 
     @property
     def quality(self) -> float | None:
@@ -83,6 +85,7 @@ class Candidate:
             "quality": self.quality,
             "scores": self.scores,
             "latency": self.latency.to_json() if self.latency else None,
+            "start": self.start.to_json() if self.start else None,
             "check": self.check,
         }
 
@@ -115,6 +118,14 @@ def build_candidate(
     write_manifest(manifest, folder)
     model = Model(folder, threads=target.cores, check=False)
     return Candidate(name, program, folder, manifest, model, built, passes)
+
+
+def start_of(candidate: Candidate, inputs: Arrays) -> Start:
+    """Load a candidate anew, as a user does, and run it once."""
+    threads = candidate.manifest.threads
+    opened, load = timed(lambda: Model(candidate.folder, threads))
+    with opened as model:
+        return Start(load, timed(lambda: model.run(inputs))[1])
 
 
 def check_outputs(candidate: Candidate, inputs: Arrays, original: Program | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from effc.artifact import Artifact, write_artifact
 from effc.backends.measure import interleaved
 from effc.backends.staging import RESULT, replacing
-from effc.candidate import Candidate, build_candidate, check_outputs
+from effc.candidate import Candidate, build_candidate, check_outputs, start_of
 from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
@@ -181,6 +181,7 @@ class Compilation:
         )
         for name, candidate in candidates.items():
             candidate.latency = latencies[name]
+            candidate.start = start_of(candidate, inputs)
 
     def _keep(self, best: Candidate, verdict: Verdict, out: Path) -> str:
         """Keep a result that missed its budgets beside the output folder; say where."""

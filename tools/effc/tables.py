@@ -76,6 +76,10 @@ def comparison_rows(report: dict[str, Any]) -> list[list[str]]:
         change = speed_text(before["median"], after["median"])
         rows.append(["latency, median", _median(before), _median(after), change])
         rows.append(["latency, 10% to 90%", _spread(before), _spread(after), ""])
+    for label, key in (("load", "load"), ("first run", "first")):
+        if baseline.get("start"):
+            before, after = baseline["start"][key], result["start"][key]
+            rows.append([label, time_text(before), time_text(after), speed_text(before, after)])
     for label, key in (("size on disk", "size_nbytes"), ("peak memory", "memory_nbytes")):
         before, after = baseline[key], result[key]
         rows.append([label, size_text(before), size_text(after), share_text(after, before)])
@@ -203,6 +207,16 @@ def benchmark_table(result: dict[str, Any]) -> Table:
             size_text(row[key]) if row[key] else "" for key in ("size_nbytes", "memory_nbytes")
         ]
         made.add_row(row["what"], time_text(row["median"]), _spread(row), compared, *sizes)
+    return made
+
+
+def start_table(result: dict[str, Any]) -> Table:
+    """What comes before the steady state: loading, and the first run."""
+    columns = ("load", "first run", "later runs")
+    made = table("until the first result", "", *columns, numbers=columns)
+    for row in result["rows"]:
+        seconds = (row["start"]["load"], row["start"]["first"], row["median"])
+        made.add_row(row["what"], *map(time_text, seconds))
     return made
 
 

@@ -47,9 +47,9 @@ def command(
 
 
 def _print(result: dict[str, Any], profile: bool) -> None:
-    from effc.tables import benchmark_table, kernel_table, render
+    from effc.tables import benchmark_table, kernel_table, render, start_table
 
-    parts = [benchmark_table(result)]
+    parts = [benchmark_table(result), start_table(result)]
     if profile:
         parts.append(kernel_table(result, count=len(result["profile"])))
     typer.echo(render(parts), nl=False)
