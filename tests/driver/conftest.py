@@ -1,9 +1,12 @@
 """Models built once for C programs, and a way to compile and run such programs."""
 
 import dataclasses
+import importlib.util
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -72,43 +75,81 @@ class Wide(nn.Module):
         return self.down(self.up(x).tanh())
 
 
-@pytest.fixture(autouse=True, scope="package")
-def _one_thread() -> Iterator[None]:
-    """Small tensors everywhere: one thread is faster than handing out the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(scope="session")
+def families() -> ModuleType:
+    """The module `families`."""
+    spec = importlib.util.spec_from_file_location("families", HERE / "families.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Made(dict[str, Any]):
+    """Values by name that are made when somebody asks for them."""
+
+    def __init__(self, make: Callable[[str], Any]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> Any:
+        self[name] = self._make(name)
+        return self[name]
+
+
+def vast(program: Program) -> Program:
+    """The same for any number of rows that 64 bits hold."""
+    found = program.clone()
+    (rows,) = found.symbols
+    found.symbols[rows] = Symbol(rows, 1, (1 << 63) - 1)
+    return found
+
+
+def wide() -> Program:
+    rows = torch.export.Dim("rows", max=1 << 20)
+    exported = torch.export.export(Wide().eval(), (torch.randn(3, 4),), dynamic_shapes=({0: rows},))
+    return program_of(exported, "wide")
 
 
 @pytest.fixture(scope="session")
-def programs() -> dict[str, Program]:
-    """Clean programs by name."""
-    traces = {
-        "images": traced(Images(), torch.randn(2, 3, 12, 12), dynamic={"x.0": "batch"}),
-        "other": traced(Images(6), torch.randn(2, 3, 12, 12), dynamic={"x.0": "batch"}),
-        "words": traced(
-            Words(), torch.randn(2, 3, 16), dynamic={"x.0": "batch", "x.1": "steps"}, smallest=2
-        ),
+def programs(families: ModuleType) -> dict[str, Program]:
+    """Programs by name: cleaned, and some of them with smaller numbers."""
+    batch, steps = {"x.0": "batch"}, {"x.0": "batch", "x.1": "steps"}
+    pixels, words = torch.randn(2, 3, 12, 12), torch.randn(2, 3, 16)
+    traces: dict[str, Callable[[], Program]] = {
+        "images": lambda: traced(Images(), pixels, dynamic=batch),
+        "other": lambda: traced(Images(6), pixels, dynamic=batch),
+        "words": lambda: traced(Words(), words, dynamic=steps, smallest=2),
+        "wide": wide,
     }
-    rows = torch.export.Dim("rows", max=1 << 20)
-    wide = torch.export.export(Wide().eval(), (torch.randn(3, 4),), dynamic_shapes=({0: rows},))
-    traces["wide"] = program_of(wide, "wide")
-    cleaned = {
-        name: PassManager.parse(CLEAN).run(program, PassContext()).program
-        for name, program in traces.items()
+    forms = {
+        "codes": ("images", "quantize{activations=dynamic}"),
+        "maps-int8": ("maps", "quantize{activations=dynamic}"),
+        "rows-bfloat16": ("rows", "bfloat16"),
     }
-    cleaned["vast"] = cleaned["wide"].clone()
-    (rows,) = cleaned["vast"].symbols
-    cleaned["vast"].symbols[rows] = Symbol(rows, 1, (1 << 63) - 1)
-    quantize = PassManager.parse("quantize{activations=dynamic}")
-    return cleaned | {"codes": quantize.run(cleaned["images"], PassContext()).program}
+
+    def make(name: str) -> Program:
+        if name == "vast":
+            return vast(made["wide"])
+        if name in forms:
+            source, passes = forms[name]
+            return PassManager.parse(passes).run(made[source], PassContext()).program
+        if name in families.MODULES:
+            joined = families.Joined(families.MODULES[name]())
+            trace = traced(joined, families.example(name), dynamic=batch)
+        else:
+            trace = traces[name]()
+        return PassManager.parse(CLEAN).run(trace, PassContext()).program
+
+    made = Made(make)
+    return made
 
 
 @pytest.fixture(scope="session")
 def executables(programs: dict[str, Program]) -> dict[str, Executable]:
     """Their kernels and memory plans."""
-    return {name: lowered(program, TARGET)[0] for name, program in programs.items()}
+    return Made(lambda name: lowered(programs[name], TARGET)[0])
 
 
 @pytest.fixture(scope="session")
@@ -118,12 +159,14 @@ def sources(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Path]:
     """Folders with `model.c`, `kernels.o` and `weights.safetensors`, by name."""
-    folders = {}
-    for name, executable in executables.items():
-        folders[name] = tmp_path_factory.mktemp(name)
-        write_sources(executable, programs[name], TARGET, folders[name])
-        write_weights(executable.weights, folders[name] / "weights.safetensors")
-    return folders
+
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        write_sources(executables[name], programs[name], TARGET, folder)
+        write_weights(executables[name].weights, folder / "weights.safetensors")
+        return folder
+
+    return Made(make)
 
 
 @pytest.fixture(scope="session")
@@ -131,11 +174,13 @@ def builds(
     programs: dict[str, Program], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """Folders with `model.so`, `effc.h` and `weights.safetensors`, by name."""
-    folders = {}
-    for name, program in programs.items():
-        folders[name] = tmp_path_factory.mktemp(f"built-{name}")
-        build(program, TARGET, folders[name])
-    return folders
+
+    def make(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(f"built-{name}")
+        build(programs[name], TARGET, folder)
+        return folder
+
+    return Made(make)
 
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
