@@ -29,21 +29,24 @@ class Epilogue:
     accesses: tuple[Access, ...]
     has_masks: bool
 
-    def finish(self, total: Expr, coordinates: tuple[Expr, ...], lane_dim: int, valid: int) -> None:
+    def finish(
+        self, total: Expr, coordinates: tuple[Expr, ...], lane_dim: int, valid: int | Expr
+    ) -> None:
         """Compute and store the region's results for the first lanes of a vector.
 
         Args:
             total: The anchor's value.
             coordinates: Where its first lane stands in the domain.
             lane_dim: The dimension the lanes run along.
-            valid: How many lanes count.
+            valid: How many lanes count, where that is known only at run time as an expression.
         """
         lanes = lanes_of(total)
         total = self.evaluator.builder.let(total)
-        if lanes == 1 or not self._runs_as_vector(lane_dim, valid < lanes):
+        is_whole = isinstance(valid, int) and valid == lanes
+        if lanes == 1 or not self._runs_as_vector(lane_dim, not is_whole):
             self._one_by_one(total, coordinates, lane_dim, valid)
             return
-        count = index(valid) if valid < lanes else None
+        count = None if is_whole else index(valid) if isinstance(valid, int) else valid
         try:
             self._store(total, Point(coordinates, lane_dim, lanes, count))
         except NeedsScalarError:
@@ -64,7 +67,7 @@ class Epilogue:
         return all(isinstance(stride, int) for stride in strides)
 
     def _one_by_one(
-        self, total: Expr, coordinates: tuple[Expr, ...], lane_dim: int, valid: int
+        self, total: Expr, coordinates: tuple[Expr, ...], lane_dim: int, valid: int | Expr
     ) -> None:
         b, lanes = self.evaluator.builder, lanes_of(total)
         if lanes == 1:
@@ -72,10 +75,18 @@ class Epilogue:
             return
         spilled = b.local(split_dtype(dtype_of(total))[0], lanes, "lanes")
         b.store(spilled, total, 0)
-        for lane in range(valid):
+
+        def store(lane: int | Expr) -> None:
             moved = list(coordinates)
             moved[lane_dim] = b.let(coordinates[lane_dim] + index(lane))
             self._store(b.let(load(spilled, lane)), Point(tuple(moved)))
+
+        if not isinstance(valid, int):
+            with b.loop(index(0), valid, "lane") as lane:
+                store(lane)
+            return
+        for number in range(valid):
+            store(number)
 
     def _store(self, total: Expr, point: Point) -> None:
         scope = self.evaluator.fresh({self.anchor: total})

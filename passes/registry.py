@@ -17,6 +17,7 @@ PASSES: dict[str, str] = {
     "decompose-rows": "effc.passes.lower.decompose:DecomposeRows",
     "fuse-regions": "effc.passes.lower.regions:FuseRegions",
     "lower-half": "effc.passes.lower.half:LowerHalf",
+    "select-rows": "effc.passes.lower.select_rows:SelectRows",
     "lower-integer": "effc.passes.lower.integer:LowerInteger",
     "bfloat16": "effc.passes.bits.bfloat16:Bfloat16",
     "quantize": "effc.passes.bits.quantize:Quantize",

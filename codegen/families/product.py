@@ -120,25 +120,38 @@ class _ProductBuilder:
     def _task(self, panel: Expr, outer: tuple[Expr, ...], chunk: Expr) -> None:
         plan, b = self.plan, self.b
         if plan.groups > 1:
-            group = b.let(tirx.Div(panel, index(plan.panels)))
-            local = b.let(tirx.Mod(panel, index(plan.panels)))
+            group = b.let(tirx.Div(panel, b.size(plan.panels)))
+            local = b.let(tirx.Mod(panel, b.size(plan.panels)))
         else:
             group, local = index(0), panel
         positions = b.size(plan.positions)
         first = b.let(chunk * index(plan.chunk))
         last = b.let(tirx.Min(first + index(plan.chunk), positions))
         tile = Tile(outer, first, b.let(local * index(plan.width)), panel, group)
+        if not isinstance(plan.columns, int):
+            self._unknown_columns(tile, last)
+            return
         tail = plan.columns % plan.width
         if tail == 0 or plan.panels == 1:
             self._positions(tile, last, tail or plan.width)
             return
-        is_last = tirx.EQ(local, index(plan.panels - 1))
+        is_last = tirx.EQ(local, b.size(plan.panels) - index(1))
         with b.when(is_last):
             self._positions(tile, last, tail)
         with b.otherwise(is_last):
             self._positions(tile, last, plan.width)
 
-    def _positions(self, tile: Tile, last: Expr, columns: int) -> None:
+    def _unknown_columns(self, tile: Tile, last: Expr) -> None:
+        """Whole panels as always; of the last one the epilogue stores what there is."""
+        plan, b = self.plan, self.b
+        left = b.let(b.size(plan.columns) - tile.column)
+        is_whole = left >= index(plan.width)
+        with b.when(is_whole):
+            self._positions(tile, last, plan.width)
+        with b.otherwise(is_whole):
+            self._positions(tile, last, left)
+
+    def _positions(self, tile: Tile, last: Expr, columns: int | Expr) -> None:
         """Cover `tile.first..last` with tiles; the last one overlaps its neighbour if it must."""
         plan, b, rows = self.plan, self.b, self.plan.rows
         static = isinstance(plan.positions, int)
@@ -163,9 +176,10 @@ class _ProductBuilder:
             tirx.Min(wanted, self.b.size(self.plan.positions) - index(self.plan.rows))
         )
 
-    def _tile(self, tile: Tile, first: Expr, rows: int, columns: int) -> None:
+    def _tile(self, tile: Tile, first: Expr, rows: int, columns: int | Expr) -> None:
         b, lanes = self.b, self.isa.lanes
-        vectors = -(-columns // lanes)
+        is_known = isinstance(columns, int)
+        vectors = -(-columns // lanes) if is_known else self.plan.shape.vectors
         totals = b.local(self.plan.total_dtype, rows * vectors * lanes, "total")
         for vector in range(vectors):
             start = self._start(tile, vector)
@@ -174,9 +188,17 @@ class _ProductBuilder:
         self._accumulate(tile, first, totals, rows, vectors)
         for row in range(rows):
             for vector in range(vectors):
-                valid = min(lanes, columns - vector * lanes)
+                valid = self._valid(columns, vector * lanes)
                 value = load(totals, (row * vectors + vector) * lanes, lanes)
                 self._finish(tile, b.let(first + index(row)), vector, valid, value)
+
+    def _valid(self, columns: int | Expr, before: int) -> int | Expr:
+        """Lanes of a vector that are columns, of a panel that has some."""
+        lanes = self.isa.lanes
+        if isinstance(columns, int):
+            return min(lanes, columns - before)
+        left = tirx.Max(columns - index(before), index(0))
+        return self.b.let(tirx.Min(left, index(lanes)))
 
     def _start(self, tile: Tile, vector: int) -> Expr:
         """What a column's total starts at: the term of a static zero point, else zero."""
@@ -197,16 +219,16 @@ class _ProductBuilder:
         step_size = plan.width * plan.depth
         panel_base = tile.panel
         if plan.runtime is not None:
-            panel_base = self._matrix_number(tile) * index(plan.panels) + panel_base
+            panel_base = self._matrix_number(tile) * b.size(plan.panels) + panel_base
         panel_base = b.let(panel_base * b.size(simplify(plan.taps * steps * step_size)))
         with b.loop(0, plan.taps, "tap") as tap:
             tap_base = b.let(base + plan.tap_offset(b, tap))
             weight_base = b.let(panel_base + tap * b.size(simplify(steps * step_size)))
-            whole = plan.features // 2 if plan.has_odd_pair else steps
+            whole = steps - 1 if plan.has_odd_pair else steps
             self._steps(source, tap_base, weight_base, whole, totals, Shape(rows, vectors))
             if plan.has_odd_pair:
-                here = b.let(tap_base + index(plan.features - 1))
-                there = b.let(weight_base + index(whole * step_size))
+                here = b.let(tap_base + b.size(plan.features) - index(1))
+                there = b.let(weight_base + b.size(simplify(whole * step_size)))
                 self._step(source, here, there, totals, Shape(rows, vectors), is_single=True)
 
     def _steps(
@@ -282,10 +304,13 @@ class _ProductBuilder:
             return isa.dot_pairs(total, feature, weights)
         return isa.multiply_add(feature, weights, total)
 
-    def _finish(self, tile: Tile, position: Expr, vector: int, valid: int, total: Expr) -> None:
+    def _finish(
+        self, tile: Tile, position: Expr, vector: int, valid: int | Expr, total: Expr
+    ) -> None:
         """Run the epilogue on one vector of the tile and store the results."""
         plan, b, lanes = self.plan, self.b, self.isa.lanes
-        column = b.let(tile.group * index(plan.columns) + tile.column + index(vector * lanes))
+        column = tile.column + index(vector * lanes)
+        column = b.let(tile.group * b.size(plan.columns) + column)
         coordinates, lane_dim = plan.place(tile.outer, position, column)
         total = self._centred(tile, vector, coordinates, total)
         self.epilogue.finish(total, coordinates, lane_dim, valid)

@@ -1,5 +1,6 @@
 """Packing the second factor of a product at run time, in the layout of `codegen/pack.py`."""
 
+import torch
 from tvm import tirx
 
 from effc.codegen.access import Access
@@ -9,6 +10,7 @@ from effc.codegen.families.product_plan import Plan
 from effc.codegen.kernel import FunctionBuilder, Stage
 from effc.codegen.region import Region
 from effc.codegen.tir import const, index, load
+from effc.ir.errors import BuildError
 from effc.ir.symbols import Size, product
 
 FLOAT_NBYTES = 4
@@ -17,11 +19,17 @@ FLOAT_NBYTES = 4
 def pack_stage(
     region: Region, plan: Plan, name: str, symbols: tuple[str, ...]
 ) -> tuple[Stage, Size]:
-    """A stage that packs matrices `[..., K, N]` into panels, and the bytes they take."""
+    """A stage that packs matrices `[..., K, N]` into panels, and the bytes they take.
+
+    Raises:
+        BuildError: If the matrices are not float32.
+    """
     runtime = plan.runtime
     if runtime is None:
         raise AssertionError("the second factor is a weight")
     matrix: Access = region.inputs[runtime.position]
+    if matrix.dtype != torch.float32:
+        raise BuildError(f"a product by {matrix.dtype} known at run time only")
     function = FunctionBuilder(name, symbols)
     source = function.param("input", runtime.position, "float32")
     target = function.param("temporary", "panels", "float32")

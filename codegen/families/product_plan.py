@@ -13,7 +13,7 @@ from effc.codegen.region import Region
 from effc.codegen.tir import Builder, Expr, index
 from effc.ir.errors import BuildError
 from effc.ir.opspec import op_name
-from effc.ir.symbols import Size, simplify
+from effc.ir.symbols import Size, ceil_div, simplify
 
 LINEAR = {"aten.linear.default", "effc.linear_integer.default", "effc.linear_half.default"}
 CONVOLUTION = {"aten.conv2d.default", "effc.conv2d_integer.default", "effc.conv2d_half.default"}
@@ -68,7 +68,7 @@ class Plan:
         tap_width: Taps of a filter row; runs further apart than that are on the next row.
         tap_strides: Offset of the next filter row, and of the next tap in it.
         features: Length of a run.
-        columns: Output columns per group.
+        columns: Output columns per group; symbolic only where the second factor is no weight.
         groups: Channel groups.
         group_stride: Elements of the activations between groups.
         column_dim: Which dimension of the domain is the columns'.
@@ -96,8 +96,8 @@ class Plan:
     outer_strides: tuple[Size, ...]
     positions: Size
     position_stride: Size
-    features: int
-    columns: int
+    features: Size
+    columns: Size
     column_dim: int
     position_dim: int
     lanes: int
@@ -126,9 +126,9 @@ class Plan:
         return self.shape.vectors * self.lanes
 
     @property
-    def panels(self) -> int:
+    def panels(self) -> Size:
         """Panels per group."""
-        return -(-self.columns // self.width)
+        return ceil_div(self.columns, self.width)
 
     @property
     def weight_dtype(self) -> str:

@@ -112,7 +112,8 @@ def _usual_tiles(plan: Plan, rows: int) -> int:
 def _shapes(plan: Plan, isa: Isa) -> Iterator[Shape]:
     """Register tiles that fit: sums, a step's weights and one feature stay in registers."""
     positions, static = typical(plan.positions), isinstance(plan.positions, int)
-    for vectors in range(1, min(MOST_VECTORS, -(-plan.columns // plan.lanes)) + 1):
+    most_vectors = min(MOST_VECTORS, -(-typical(plan.columns) // plan.lanes))
+    for vectors in range(1, most_vectors + 1):
         most = (isa.registers - 1 - vectors) // vectors
         most = min(most, MOST_ROWS, positions if static else MOST_ROWS)
         for rows in range(1, max(most, 1) + 1):
@@ -122,7 +123,8 @@ def _shapes(plan: Plan, isa: Isa) -> Iterator[Shape]:
 def _overflows(plan: Plan, isa: Isa) -> bool:
     """Whether all panels together overflow the cache, so that each should be finished first."""
     element = 1 if plan.is_integer else 2 if plan.is_half else 4
-    nbytes = plan.taps * plan.features * plan.columns * plan.groups * element
+    features, columns = typical(plan.features), typical(plan.columns)
+    nbytes = plan.taps * features * columns * plan.groups * element
     return nbytes > isa.l2 // 2
 
 
@@ -138,7 +140,7 @@ def balance(plan: Plan, threads: int) -> float:
     Tasks are split by number, but the last panel may have fewer vectors of columns than others,
     the last chunk fewer tiles.
     """
-    whole, rest = divmod(plan.columns, plan.width)
+    whole, rest = divmod(typical(plan.columns), plan.width)
     panels = [plan.shape.vectors] * whole + ([-(-rest // plan.lanes)] if rest else [])
     positions = typical(plan.positions)
     starts = range(0, positions, plan.chunk)
@@ -164,8 +166,9 @@ def share_of_useful(plan: Plan, shape: Shape) -> float:
     rows, vectors = shape.rows, shape.vectors
     positions, static = typical(plan.positions), isinstance(plan.positions, int)
     padded_rows = -(-positions // rows) * rows if static else positions + rows / 2
-    whole, rest = divmod(plan.columns, vectors * plan.lanes)
+    columns = typical(plan.columns)
+    whole, rest = divmod(columns, vectors * plan.lanes)
     padded_columns = whole * vectors * plan.lanes + -(-rest // plan.lanes) * plan.lanes
-    useful = positions * plan.columns / (padded_rows * padded_columns)
+    useful = positions * columns / (padded_rows * padded_columns)
     tile = rows * vectors
     return useful * min(1.0, tile / 8) * tile / (tile + 0.35 * (rows + vectors) + 1)

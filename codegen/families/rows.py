@@ -45,7 +45,7 @@ class Levels:
     Attributes:
         of: The pass that can compute a node.
         vectors: Nodes with a value per element of the row; the others have one per row.
-        waiting: Vector nodes a later pass needs again.
+        waiting: Vector nodes a later pass needs again; what is only picked is picked again instead.
     """
 
     of: dict[fx.Node, int]
@@ -66,6 +66,7 @@ def levels_of(region: Region, length: Size) -> Levels:
         node
         for node in region.calls
         if node in vectors
+        and kind_of(node) != Kind.GATHER
         and node.meta["val"].dtype.itemsize == FLOAT_NBYTES
         and node.meta["val"].dtype.is_floating_point
         and any(of.get(user, 0) > of[node] for user in node.users)

@@ -2,13 +2,15 @@
 
 Every anchor, reduction and row operator starts a group. Elementwise operators join the group that
 computes their operand where the shapes agree and no cycle arises; groups of elementwise operators
-join the groups that read them. Views, sizes, weights and paddings that become borders stay outside.
+join the groups that read them. What is larger than each of its operands, such as the product of a
+scale per row and a scale per column, joins only what reads it: storing it would cost more than it
+saves. Views, sizes, weights and paddings that become borders stay outside.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from torch import fx
+from torch import Tensor, fx
 
 from effc.ir.opspec import Kind, kind_of, op_name
 from effc.ir.program import Program
@@ -63,7 +65,8 @@ class Grouping:
     def _assign(self, node: fx.Node) -> None:
         kind = kind_of(node)
         is_row = self._is_row_reduction(node)
-        if kind == Kind.ELEMENTWISE or is_row or op_name(node) in REDUCTIONS:
+        is_joining = kind == Kind.ELEMENTWISE and not self._is_expansion(node)
+        if is_joining or is_row or op_name(node) in REDUCTIONS:
             for group in self._candidates(node):
                 if self._fits(node, group, is_row) and not self._would_cycle(node, group):
                     self._join(node, group)
@@ -72,6 +75,12 @@ class Grouping:
         role = "alone" if op_name(node) in ALONE else role
         domain = self.program.shape(node.args[0]) if is_row else self._shape(node)
         self._join(node, Group(role, domain))
+
+    def _is_expansion(self, node: fx.Node) -> bool:
+        """Whether an elementwise operator's result is larger than each of its operands."""
+        operands = [arg for arg in node.all_input_nodes if isinstance(arg.meta["val"], Tensor)]
+        shape = self._shape(node)
+        return bool(operands) and all(self._shape(arg) != shape for arg in operands)
 
     def _shape(self, node: fx.Node) -> tuple[Size, ...]:
         value = node.meta["val"]
@@ -88,11 +97,16 @@ class Grouping:
 
         A reduction may also join those of the same tensor.
         """
-        related = [arg for arg in node.all_input_nodes if arg in self.group_of]
+        operands = [arg for arg in node.all_input_nodes if arg in self.group_of]
+        related = [arg for arg in operands if not self._is_expanded(self.group_of[arg])]
         if op_name(node) in REDUCTIONS:
             related += [user for user in node.args[0].users if user in self.group_of]
         latest = sorted(related, key=lambda other: -self._last(self.group_of[other]))
         return list({id(self.group_of[a]): self.group_of[a] for a in latest}.values())
+
+    def _is_expanded(self, group: Group) -> bool:
+        """Whether a group only computes something larger than its operands."""
+        return group.role == "elementwise" and all(map(self._is_expansion, group.nodes))
 
     def _last(self, group: Group) -> int:
         return max(self.order[node] for node in group.nodes)
@@ -157,12 +171,20 @@ class Grouping:
         return sorted(readers.values(), key=self._last)
 
     def _can_absorb(self, reader: Group, group: Group) -> bool:
-        if reader.role not in ("rows", "elementwise") or reader.domain != group.domain:
+        if reader.domain != group.domain or not self._can_read_inside(reader, group):
             return False
         if any(op_name(node) == "aten.cat.default" for node in group.nodes):
             return False
         outside = reader.inputs() - group.nodes
         return not any(self._depends(node, group) for node in outside)
+
+    def _can_read_inside(self, reader: Group, group: Group) -> bool:
+        """Whether a group's kernel may compute another's values: an anchor's only behind it."""
+        if reader.role != "anchor":
+            return reader.role in ("rows", "elementwise")
+        anchors = [node for node in reader.nodes if kind_of(node) == Kind.ANCHOR]
+        is_read_before = any(set(anchor.all_input_nodes) & group.nodes for anchor in anchors)
+        return self._is_expanded(group) and not is_read_before
 
 
 ROLES: dict[Kind | None, str] = {Kind.ANCHOR: "anchor", Kind.REDUCE: "reduce", Kind.ROW: "reduce"}

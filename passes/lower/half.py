@@ -12,6 +12,7 @@ from effc.ir.opspec import op_name
 from effc.ir.program import Program
 from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
+from effc.passes.lower.borders import PAD
 from effc.passes.lower.integer import MOVES, is_call
 
 aten, effc = torch.ops.aten, torch.ops.effc
@@ -51,7 +52,10 @@ def _is_widening(node: object) -> bool:
 
 
 class _RoundBeforeMove:
-    """round(move(x)) is move(round(x)): the rounding then fuses with what computes x."""
+    """round(move(x)) is move(round(x)): the rounding then fuses with what computes x.
+
+    Padding with zeros counts as a move: it then is a border of what is rounded.
+    """
 
     name = "round-before-move"
 
@@ -59,7 +63,10 @@ class _RoundBeforeMove:
         if not _is_narrowing(node):
             return False
         move = node.args[0]
-        return move.op == "call_function" and op_name(move) in MOVES
+        if move.op != "call_function":
+            return False
+        is_zero = op_name(move) == PAD and (len(move.args) < 3 or move.args[2] == 0)
+        return is_zero or op_name(move) in MOVES
 
     def check(self, node: fx.Node, program: Program) -> str | None:
         return None

@@ -13,6 +13,7 @@ from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.lower.borders import PAD
 from effc.passes.lower.decompose import Chain
+from effc.passes.lower.quantize_rows import QuantizeBeforeReshape
 from effc.passes.lower.requantize import Requantize
 
 aten, effc = torch.ops.aten, torch.ops.effc
@@ -28,8 +29,8 @@ class LowerInteger(Pass):
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Apply every rule until none fits."""
         rules = (
-            _QuantizeOfSame(), _QuantizeAfterMove(), _QuantizeAfterPad(), _IntegerProduct(),
-            _AddDequantized(),
+            _QuantizeOfSame(), _QuantizeAfterMove(), _QuantizeAfterPad(), QuantizeBeforeReshape(),
+            _IntegerProduct(), _AddDequantized(),
         )  # fmt: skip
         rewrites = apply(program, rules)
         fired, refusals = rewrites.fired, rewrites.refusals

@@ -8,6 +8,7 @@ from effc.ir.opspec import Kind, kind_of, op_name
 CHANNELS_LAST = (0, 2, 3, 1)
 CONVOLUTIONS = ("aten.conv2d.default", "effc.conv2d_integer.default", "effc.conv2d_half.default")
 ATTENTION = ("aten.scaled_dot_product_attention.default", "effc.attention_half.default")
+MATRIX = ("aten.mm.default", "aten.bmm.default", "aten.matmul.default")
 POOLS = (
     "aten.max_pool2d.default", "aten.avg_pool2d.default", "aten.adaptive_avg_pool2d.default",
     "aten._adaptive_avg_pool2d.default", "aten.upsample_nearest2d.vec",
@@ -26,6 +27,12 @@ def convolution_of(module: fx.GraphModule, call: fx.Node) -> fx.Node | None:
         return None
     anchor = anchor_of(module, call)
     return anchor if anchor is not None and op_name(anchor) in CONVOLUTIONS else None
+
+
+def packed_operands(anchor: fx.Node) -> set[fx.Node]:
+    """Operands an anchor's kernel packs before use, however they lie."""
+    is_packed = op_name(anchor) in MATRIX and anchor.args[0] is not anchor.args[1]
+    return {anchor.args[1]} if is_packed else set()
 
 
 def outer_operand(module: fx.GraphModule, call: fx.Node, inner: fx.Node) -> fx.Node:

@@ -1,4 +1,6 @@
 """The pipelines that turn a program into regions a backend makes kernels of."""
 
-SPELL_OUT = "lower-integer,decompose-rows,lower-half,share-common,fold-constants,remove-dead"
+SPELL_OUT = (
+    "select-rows,lower-integer,decompose-rows,lower-half,share-common,fold-constants,remove-dead"
+)
 FUSE = "fuse-regions"

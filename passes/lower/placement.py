@@ -24,6 +24,7 @@ from effc.passes.lower.layout import (
     convolution_of,
     only_permutation,
     outer_operand,
+    packed_operands,
 )
 from effc.passes.lower.regions import region_module
 from effc.passes.lower.views import Placement, aliased, contiguous
@@ -160,7 +161,8 @@ class _Placer:
         if op_name(anchor) in CONVOLUTIONS:
             self._check_map(call, outer_operand(self.module, call, anchor.args[0]))
             return
-        for inner in anchor.all_input_nodes:
+        packed = packed_operands(anchor)
+        for inner in [node for node in anchor.all_input_nodes if node not in packed]:
             if inner.op == "placeholder" and inner.meta["val"].dim() > 1:
                 outer = outer_operand(self.module, call, inner)
                 if self.result.places[outer].strides[-1] != 1:

@@ -145,6 +145,29 @@ def test_product_of_two_inputs(compiled, target, left, right):
     compiled(Product(), inputs, target).check(inputs, SUMS)
 
 
+class Scores(nn.Module):
+    """Softmax attention spelled out: sizes on all sides of both products are symbolic."""
+
+    def forward(self, q, k, v):
+        scores = torch.matmul(q, k.transpose(-1, -2)) * 0.5
+        return torch.matmul(scores.softmax(-1), v), scores.relu() + 1
+
+
+def test_products_of_symbolic_sizes(compiled, target):
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(queries, keys):
+        shapes = {"q": (2, queries, 20), "k": (2, keys, 20), "v": (2, keys, 9)}
+        return {name: torch.randn(s, generator=generator) for name, s in shapes.items()}
+
+    dim = torch.export.Dim
+    keys = {1: dim("keys", min=1, max=200)}
+    dynamic = {"q": {1: dim("queries", min=1, max=50)}, "k": keys, "v": keys}
+    built = compiled(Scores(), drawn(3, 40), target, dynamic)
+    for sizes in ((1, 1), (5, 64), (14, 63), (50, 130), (2, 200)):
+        built.check(drawn(*sizes), SUMS)
+
+
 def test_product_with_a_transposed_factor(compiled, target):
     class Scores(nn.Module):
         def forward(self, x, y):

@@ -97,3 +97,22 @@ def test_pooling(compiled, target, pool):
 
     x = torch.randn(2, 20, 13, 15)
     compiled(Pool(), {"x": x}, target).check({"x": x}, CLOSE)
+
+
+class Windows(nn.Module):
+    """Rolled windows of normalised rows, and back in front of the next norm."""
+
+    def forward(self, x):
+        rolled = F.layer_norm(x, (33,)).view(-1, 4, 6, 33).roll((-1, -2), (1, 2))
+        windows = rolled.view(-1, 2, 2, 3, 2, 33).permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, 33)
+        back = F.rms_norm(windows, (33,)).view(-1, 2, 3, 2, 2, 33).permute(0, 1, 3, 2, 4, 5)
+        added = x + back.reshape(-1, 4, 6, 33).roll((1, 2), (1, 2)).view(-1, 24, 33)
+        return added, F.layer_norm(added, (33,))
+
+
+def test_selected_rows(compiled, target):
+    batch = torch.export.Dim("batch", min=1, max=8)
+    x = torch.randn(2, 24, 33, generator=torch.Generator().manual_seed(0))
+    built = compiled(Windows(), {"x": x}, target=target, dynamic={"x": {0: batch}})
+    for size in (1, 2):
+        built.check({"x": x[:size]}, CLOSE)

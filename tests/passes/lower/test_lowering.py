@@ -189,10 +189,23 @@ class Heads(nn.Module):
         return (x * 2).view(2, 4, 3, 2).transpose(1, 2).softmax(-1)
 
 
+class Expansion(nn.Module):
+    """What is larger than its operands is computed where it is read, not where they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6, bias=False)
+        self.row = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + x.sum(-1, keepdim=True).sin() * self.row
+
+
 GROUPS: list[tuple[nn.Module, list[list[str]]]] = [
     (Cycle(), [["mul"], ["cumsum"], ["add"]]),
     (Extrema(), [["amax", "amin", "sub"]]),
     (Twice(), [["linear", "add", "relu"], ["linear", "add", "tanh", "add"]]),
+    (Expansion(), [["linear", "mul", "add"], ["sum", "sin"]]),
     (Heads(), [["mul"], ["amax", "sub", "exp", "sum", "reciprocal", "mul"]]),
     (nn.Sequential(nn.LayerNorm(6), nn.GELU()),
      [["mean", "sub", "mul", "mean", "add", "rsqrt", "mul", "mul", "add", "gelu"]]),
