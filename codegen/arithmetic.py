@@ -12,6 +12,13 @@ from torch import fx
 from tvm import tirx
 
 from effc.codegen import activations, quantization, vector_math
+from effc.codegen.integers import (
+    floor_divide,
+    remainder,
+    shifted_left,
+    shifted_right,
+    truncated_divide,
+)
 from effc.codegen.operands import (
     argument,
     bound,
@@ -73,33 +80,6 @@ def _sub(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
 def _mul(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     x, y = operands
     return x & y if dtype_of(x).startswith("bool") else x * y
-
-
-def truncated_divide(x: Expr, y: Expr) -> Expr:
-    """Integer quotient rounded towards zero; never traps.
-
-    Lanes past the end of a masked vector hold anything, and processors trap on a division by zero
-    and of the smallest number by -1.
-    """
-    zero, minus = bound(y, 0), bound(y, -1)
-    is_special = tirx.EQ(y, zero) | tirx.EQ(y, minus)
-    quotient = tirx.Div(x, tirx.Select(is_special, bound(y, 1), y))
-    return tirx.Select(tirx.EQ(y, minus), bound(x, 0) - x, quotient)
-
-
-def floor_divide(x: Expr, y: Expr) -> Expr:
-    """Quotient rounded down."""
-    if is_float(x):
-        return same_type("llvm.floor", x / y)
-    quotient = truncated_divide(x, y)
-    wrong = x - quotient * y
-    negative = ((x < bound(x, 0)) ^ (y < bound(y, 0))) & tirx.NE(wrong, bound(x, 0))
-    return tirx.Select(negative, quotient - bound(x, 1), quotient)
-
-
-def remainder(x: Expr, y: Expr) -> Expr:
-    """Remainder with the sign of the divisor."""
-    return x - floor_divide(x, y) * y
 
 
 def _div_mode(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
@@ -284,6 +264,10 @@ RULES: dict[str, Rule] = {
     "bitwise_and": _plain(lambda x, y: x & y),
     "bitwise_or": _plain(lambda x, y: x | y),
     "bitwise_xor": _plain(lambda x, y: x ^ y),
+    "bitwise_left_shift": _plain(shifted_left),
+    "bitwise_right_shift": _plain(shifted_right),
+    "__lshift__": _plain(shifted_left),
+    "__rshift__": _plain(shifted_right),
     "__and__": _plain(lambda x, y: x & y),
     "__or__": _plain(lambda x, y: x | y),
     "logical_and": _plain(lambda x, y: truth(x) & truth(y)),

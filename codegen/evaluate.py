@@ -213,6 +213,8 @@ NUMBER_OPERANDS = {
     "floor_divide": (0, 1), "fmod": (0, 1), "eq": (0, 1), "ne": (0, 1), "lt": (0, 1), "le": (0, 1),
     "gt": (0, 1), "ge": (0, 1), "pow": (0, 1), "where": (1, 2), "masked_fill": (2,),
     "true_divide": (0, 1),
+    "bitwise_left_shift": (0, 1), "bitwise_right_shift": (0, 1),
+    "__lshift__": (0, 1), "__rshift__": (0, 1),
     "bitwise_and": (0, 1), "bitwise_or": (0, 1), "bitwise_xor": (0, 1), "lerp": (2,),
 }  # fmt: skip
 

@@ -47,6 +47,7 @@ def _smallest(dtype: str) -> float:
 
 
 SUM = Reduction(lambda x, y: x + y, lambda dtype: 0)
+PRODUCT = Reduction(lambda x, y: x * y, lambda dtype: 1)
 MAXIMUM = Reduction(larger, _smallest)
 MINIMUM = Reduction(smaller, _largest)
 LARGEST_NUMBER = Reduction(tirx.Max, _smallest)  # NaN may be lost

@@ -21,6 +21,7 @@ from effc.codegen.reduce_lanes import (
     ANY,
     MAXIMUM,
     MINIMUM,
+    PRODUCT,
     SUM,
     Reduction,
     as_value,
@@ -164,7 +165,10 @@ def window_of(region: Region, anchor: fx.Node) -> Window:
     raise BuildError(f"no code for {op_name(anchor)}")
 
 
-PLAIN = {"sum": SUM, "mean": SUM, "amax": MAXIMUM, "amin": MINIMUM, "any": ANY, "all": ALL}
+PLAIN = {
+    "sum": SUM, "mean": SUM, "prod": PRODUCT, "amax": MAXIMUM, "amin": MINIMUM, "any": ANY,
+    "all": ALL,
+}  # fmt: skip
 
 
 def _whole(size: Size) -> Callable[[Builder, Coordinates], tuple[Expr, Expr]]:

@@ -16,7 +16,9 @@ relu6.default remainder.Scalar remainder.Tensor fmod.Scalar fmod.Tensor round.de
 rsub.Tensor sgn.default sign.default sub.Scalar sub.Tensor trunc.default where.ScalarOther
 where.ScalarSelf where.Scalar where.self addcmul.default addcdiv.default lerp.Scalar lerp.Tensor
 square.default fill.Scalar fill.Tensor threshold.default bitwise_left_shift.Tensor
-bitwise_right_shift.Tensor bitwise_and.Scalar bitwise_or.Scalar bitwise_xor.Scalar
+bitwise_right_shift.Tensor bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar
+__lshift__.Tensor __lshift__.Scalar __rshift__.Tensor __rshift__.Scalar bitwise_and.Scalar
+bitwise_or.Scalar bitwise_xor.Scalar
 """.split()
 
 COSTLY = """

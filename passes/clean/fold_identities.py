@@ -6,15 +6,25 @@ from typing import ClassVar
 from effc.ir.program import Program
 from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
-from effc.passes.clean import arithmetic_identities, mask_identities, view_identities
+from effc.passes.clean import (
+    arithmetic_identities,
+    grouped_queries,
+    mask_identities,
+    view_identities,
+)
 from effc.passes.clean.settle_views import layouts, settle_views
 
-RULES = (*view_identities.RULES, *mask_identities.RULES, *arithmetic_identities.RULES)
+RULES = (
+    *view_identities.RULES,
+    *mask_identities.RULES,
+    *arithmetic_identities.RULES,
+    *grouped_queries.RULES,
+)
 
 
 @dataclass(frozen=True)
 class FoldIdentities(Pass):
-    """Drops `x + 0`, `x * 1`, views to the same shape, masks that hide nothing.
+    """Drops `x + 0`, `x * 1`, views to the same shape, masks that hide nothing, repeated heads.
 
     Integer index arithmetic is followed as affine functions of the index, so that masks which
     exported models compute from `arange` are decided here and not at run time.

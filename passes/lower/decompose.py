@@ -4,7 +4,7 @@ The row kernel then needs no code of its own for any of them, and whatever surro
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -15,6 +15,8 @@ from effc.ir.program import Program, attribute
 from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.clean.one_row import ONE_ROW
+from effc.passes.lower.chain import Chain, argument
+from effc.passes.lower.decompose_reductions import LogSumExp, Variance
 
 aten = torch.ops.aten
 WITH_BIAS = (
@@ -42,24 +44,11 @@ class DecomposeRows(Pass):
             _Stack(),
             *ONE_ROW,
             _Pool1d(),
+            LogSumExp(),
+            Variance(),
         )
         rewrites = apply(program, rules)
         return Outcome(rewrites.changed, dict(rewrites.fired), tuple(rewrites.refusals))
-
-
-class Chain:
-    """Inserts calls one after the other, all standing for one node."""
-
-    def __init__(self, editor: Editor, node: fx.Node) -> None:
-        self.editor, self.node = editor, node
-
-    def __call__(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """Insert a call before the node it will replace."""
-        return self.editor.call(self.node, target, *args, before=self.node, **kwargs)
-
-
-def _argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 class _SplitBias:
@@ -98,8 +87,8 @@ class _LayerNorm:
     def rewrite(self, node: fx.Node, editor: Editor) -> None:
         """(x - mean) / sqrt(variance + eps) * weight + bias, with the two-pass variance."""
         new, x = Chain(editor, node), node.args[0]
-        weight, bias = _argument(node, 2, "weight"), _argument(node, 3, "bias")
-        eps = _argument(node, 4, "eps", 1e-5)
+        weight, bias = argument(node, 2, "weight"), argument(node, 3, "bias")
+        eps = argument(node, 4, "eps", 1e-5)
         mean = new(aten.mean.dim, x, [-1], True)
         centred = new(aten.sub.Tensor, x, mean)
         variance = new(aten.mean.dim, new(aten.mul.Tensor, centred, centred), [-1], True)
@@ -122,7 +111,7 @@ class _RmsNorm:
     def rewrite(self, node: fx.Node, editor: Editor) -> None:
         """X / sqrt(mean(x^2) + eps) * weight."""
         new, x = Chain(editor, node), node.args[0]
-        weight, eps = _argument(node, 2, "weight"), _argument(node, 3, "eps")
+        weight, eps = argument(node, 2, "weight"), argument(node, 3, "eps")
         eps = torch.finfo(x.meta["val"].dtype).eps if eps is None else eps
         square = new(aten.mean.dim, new(aten.mul.Tensor, x, x), [-1], True)
         inverse = new(aten.rsqrt.default, new(aten.add.Tensor, square, eps))
@@ -170,8 +159,8 @@ class _GroupNorm:
     def rewrite(self, node: fx.Node, editor: Editor) -> None:
         """A layer norm without weights over each group, then scale and shift per channel."""
         new, x, groups = Chain(editor, node), node.args[0], node.args[1]
-        weight, bias = _argument(node, 2, "weight"), _argument(node, 3, "bias")
-        eps = _argument(node, 4, "eps", 1e-5)
+        weight, bias = argument(node, 2, "weight"), argument(node, 3, "bias")
+        eps = argument(node, 4, "eps", 1e-5)
         shape = list(x.meta["val"].shape)
         sizes = [new(aten.sym_size.int, x, d) if not isinstance(s, int) else s
                  for d, s in enumerate(shape)]  # fmt: skip
@@ -253,7 +242,7 @@ class _Stack:
     def rewrite(self, node: fx.Node, editor: Editor) -> None:
         """A concatenation along a new dimension."""
         new, parts = Chain(editor, node), node.args[0]
-        dim = _argument(node, 1, "dim", 0) % node.meta["val"].dim()
+        dim = argument(node, 1, "dim", 0) % node.meta["val"].dim()
         raised = [new(aten.unsqueeze.default, part, dim) for part in parts]
         editor.replace(node, new(aten.cat.default, raised, dim))
 
@@ -285,4 +274,4 @@ SPLITS = (
 
 def _split_dim(node: fx.Node) -> int:
     position = 1 if op_name(node) == "aten.unbind.int" else 2
-    return _argument(node, position, "dim", 0) % node.args[0].meta["val"].dim()
+    return argument(node, position, "dim", 0) % node.args[0].meta["val"].dim()

@@ -12,7 +12,7 @@ from effc.ir.program import Program, attribute
 from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.lower.borders import PAD
-from effc.passes.lower.decompose import Chain
+from effc.passes.lower.chain import Chain
 from effc.passes.lower.quantize_rows import QuantizeBeforeReshape
 from effc.passes.lower.requantize import Requantize
 

@@ -156,6 +156,16 @@ def test_integers_wrap_around(compiled, target, dtype):
     compiled(Wrapped(), {"x": x}, target).check({"x": x}, EXACT)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64], ids=str)
+def test_shifts(compiled, target, dtype):
+    class Shifted(torch.nn.Module):
+        def forward(self, x, y):
+            return [x << y, x >> y, x << 3, x >> 2]
+
+    inputs = {"x": torch.arange(-40, 81).to(dtype), "y": torch.arange(121).to(dtype) % 70}
+    compiled(Shifted(), inputs, target).check(inputs, EXACT)
+
+
 def test_powers_of_integers_by_a_tensor_are_refused(compiled):
     class Power(torch.nn.Module):
         def forward(self, x, y):

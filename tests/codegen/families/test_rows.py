@@ -77,6 +77,26 @@ def test_group_norm_and_other_reductions(compiled, target):
     compiled(Mixed(), {"x": x}, target).check({"x": x}, Tolerance(relative=1e-5))
 
 
+def test_reductions_spelled_out(compiled, target):
+    class Spread(nn.Module):
+        def forward(self, x, y):
+            spread = (x.var(-1), x.std((1, 2), keepdim=True), x.var(1, correction=0), x.std())
+            products = (x.prod(1), x.prod(-1, keepdim=True), x.prod())
+            return (
+                spread,
+                torch.var_mean(x, 2),
+                products,
+                x.logsumexp(-1),
+                x.logsumexp((0, 1), True),
+            )
+
+    x = torch.randn(3, 6, 17, generator=torch.Generator().manual_seed(0))
+    y = x * 30
+    y[0, 0] = float("-inf")
+    inputs = {"x": x, "y": y}
+    compiled(Spread(), inputs, target).check(inputs, Tolerance(relative=1e-5))
+
+
 @pytest.mark.parametrize(
     "pool",
     [

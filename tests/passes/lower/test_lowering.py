@@ -205,7 +205,7 @@ GROUPS: list[tuple[nn.Module, list[list[str]]]] = [
     (Cycle(), [["mul"], ["cumsum"], ["add"]]),
     (Extrema(), [["amax", "amin", "sub"]]),
     (Twice(), [["linear", "add", "relu"], ["linear", "add", "tanh", "add"]]),
-    (Expansion(), [["linear", "mul", "add"], ["sum", "sin"]]),
+    (Expansion(), [["sum", "sin"], ["linear", "mul", "add"]]),
     (Heads(), [["mul"], ["amax", "sub", "exp", "sum", "reciprocal", "mul"]]),
     (nn.Sequential(nn.LayerNorm(6), nn.GELU()),
      [["mean", "sub", "mul", "mean", "add", "rsqrt", "mul", "mul", "add", "gelu"]]),
