@@ -86,6 +86,17 @@ class Isa:
         name = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}[lanes]
         return total + llvm(name, result, codes, weights)
 
+    def dot_bytes(self, codes: Expr, activations: Expr) -> Expr:
+        """int16 sums of pairs of products of uint8 codes and int8 activations; they saturate."""
+        name = {8: "llvm.x86.avx2.pmadd.ub.sw", 16: "llvm.x86.avx512.pmaddubs.w.512"}[self.lanes]
+        return llvm(name, with_lanes("int16", self.lanes * 2), codes, activations)
+
+    def add_pairs(self, pairs: Expr, factor: int) -> Expr:
+        """int32 sums of two neighbouring int16 elements, times a factor."""
+        name = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}[self.lanes]
+        factors = const(factor, with_lanes("int16", self.lanes * 2))
+        return llvm(name, with_lanes("int32", self.lanes), pairs, factors)
+
     def load_pair(self, buffer: tirx.Buffer, at: Expr, is_single: bool = False) -> Expr:
         """Two consecutive bfloat16 elements (or one and a zero) in all lanes of a uint32 vector."""
         if is_single:

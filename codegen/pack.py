@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from effc.ir.encoding import unpack_codes
+
 
 def known(tensors: list[torch.Tensor | None], position: int) -> torch.Tensor:
     """A tensor that must be a weight."""
@@ -155,3 +157,101 @@ class PackTaps:
         taps[:channels, :-1] = codes.reshape(channels, -1)
         picked = taps[:, np.array(self.steps)].reshape(blocks, self.lanes, len(self.steps), -1)
         return np.ascontiguousarray(picked.transpose(0, 2, 1, 3))
+
+
+FEATURES, STEP = 32, 4  # features of a block of low-bit codes, and of a step of the dot product
+STEPS = FEATURES // STEP
+
+
+def fields_of(bits: int) -> list[tuple[int, int]]:
+    """The parts of a code that fill bytes evenly, lowest first: their place in it and width."""
+    fields, place = [], 0
+    for width in (8, 4, 2, 1):
+        if bits - place >= width:
+            fields.append((place, width))
+            place += width
+    return fields
+
+
+@dataclass(frozen=True)
+class PackCodes:
+    """Packs low-bit codes so that one load gives every lane a byte of several steps.
+
+    Columns form panels. A panel goes on group after group, in a group plane after plane; a plane is
+    a sequence of blocks of 32 features, zero where there are fewer. In a block every vector of
+    columns has, for each field of the codes (`fields_of`), as many vectors of bytes as the field
+    has bits: byte `j` of lane `i` holds feature `4 * step + j` of column `i`, the lowest bits that
+    of the first step.
+
+    Attributes:
+        weight: Input position of the stored codes.
+        bits: Width of a code.
+        group: Features that share a scale.
+        features: Codes per row.
+        vectors: Vectors of columns in a panel.
+        lanes: Columns of a vector.
+    """
+
+    weight: int
+    bits: int
+    group: int
+    features: int
+    vectors: int
+    lanes: int
+
+    def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
+        """Pack `tensors[weight]`: `[panel][group, plane, block][vector][bits][lanes][4]`."""
+        codes = unpack_codes(known(tensors, self.weight), self.bits, self.features).numpy()
+        planes = codes.reshape(-1, *codes.shape[-2:])
+        blocks = [self._blocks(plane) for plane in planes]
+        size = -(-self.group // FEATURES)
+        total = blocks[0].shape[1]
+        order = [
+            plane[:, first : first + size] for first in range(0, total, size) for plane in blocks
+        ]
+        return np.ascontiguousarray(np.concatenate(order, 1))
+
+    def _blocks(self, codes: np.ndarray) -> np.ndarray:
+        """One plane `[columns, features]` as `[panel, block, vector, bits, lanes, 4]`."""
+        columns, features = codes.shape
+        width = self.vectors * self.lanes
+        padded = np.pad(codes, ((0, -columns % width), (0, -features % FEATURES)))
+        split = padded.reshape(
+            -1, self.vectors, self.lanes, padded.shape[1] // FEATURES, STEPS, STEP
+        )
+        steps = split.transpose(0, 3, 1, 4, 2, 5)
+        parts = []
+        for place, bits in fields_of(self.bits):
+            field = (steps >> place) & ((1 << bits) - 1)
+            together = field.reshape(*field.shape[:3], bits, 8 // bits, self.lanes, STEP)
+            shifts = (np.arange(8 // bits, dtype=np.uint8) * bits)[:, None, None]
+            parts.append(np.bitwise_or.reduce(together << shifts, axis=4))
+        return np.concatenate(parts, 3)
+
+
+@dataclass(frozen=True)
+class PackGroups:
+    """Packs what every group of a low-bit weight has: `[panel][group][plane][width]`.
+
+    Attributes:
+        weight: Input position of the scales, or of the stored zero points.
+        width: Columns of a panel.
+        bits: Width of a stored zero point; None for scales.
+        groups: Groups per row.
+    """
+
+    weight: int
+    width: int
+    bits: int | None
+    groups: int
+
+    def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
+        """Pack `tensors[weight]`; zero points take a byte each."""
+        stored = known(tensors, self.weight)
+        values = as_array(
+            stored if self.bits is None else unpack_codes(stored, self.bits, self.groups)
+        )
+        planes = values.reshape(-1, *values.shape[-2:])
+        padded = np.pad(planes, ((0, 0), (0, -planes.shape[1] % self.width), (0, 0)))
+        split = padded.reshape(len(planes), -1, self.width, self.groups)
+        return np.ascontiguousarray(split.transpose(1, 3, 0, 2))

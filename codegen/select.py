@@ -19,6 +19,8 @@ FAMILIES = {
     "aten.linear.default": "product",
     "effc.linear_integer.default": "product",
     "effc.linear_half.default": "product",
+    "effc.linear_grouped.default": "lowbit",
+    "effc.linear_grouped_integer.default": "lowbit",
     "aten.conv2d.default": "product",
     "effc.conv2d_integer.default": "product",
     "effc.conv2d_half.default": "product",

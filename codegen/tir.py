@@ -214,6 +214,14 @@ def load_masked(buffer: tirx.Buffer, at: Expr, lanes: int, count: Expr) -> Expr:
     return tirx.call_intrin(dtype, "tirx.masked_load", buffer, where, mask(count, lanes))
 
 
+def prefetch(buffer: tirx.Buffer, at: Expr) -> tirx.Stmt:
+    """Ask for the cache line of an element, which need not exist."""
+    reads, keeps, is_data = (tirx.const(value, "int32") for value in (0, 3, 1))
+    place = tirx.address_of(load(buffer, at))
+    call = tirx.call_llvm_intrin("void", "llvm.prefetch", place, reads, keeps, is_data)
+    return tirx.Evaluate(call)
+
+
 def size_expr(size: Size, symbols: dict[str, Var]) -> Expr:
     """Translate a size to TIR.
 

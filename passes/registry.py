@@ -21,6 +21,7 @@ PASSES: dict[str, str] = {
     "lower-integer": "effc.passes.lower.integer:LowerInteger",
     "bfloat16": "effc.passes.bits.bfloat16:Bfloat16",
     "quantize": "effc.passes.bits.quantize:Quantize",
+    "quantize-weights": "effc.passes.bits.quantize_weights:QuantizeWeights",
     "canonicalize": "effc.passes.clean.canonicalize:Canonicalize",
     "fold-constants": "effc.passes.clean.fold_constants:FoldConstants",
     "fold-identities": "effc.passes.clean.fold_identities:FoldIdentities",

@@ -15,7 +15,10 @@ from effc.ir.errors import BuildError
 from effc.ir.opspec import op_name
 from effc.ir.symbols import Size, ceil_div, simplify
 
-LINEAR = {"aten.linear.default", "effc.linear_integer.default", "effc.linear_half.default"}
+GROUPED = {"effc.linear_grouped.default", "effc.linear_grouped_integer.default"}
+LINEAR = {
+    "aten.linear.default", "effc.linear_integer.default", "effc.linear_half.default", *GROUPED,
+}  # fmt: skip
 CONVOLUTION = {"aten.conv2d.default", "effc.conv2d_integer.default", "effc.conv2d_half.default"}
 INTEGER = {"effc.linear_integer.default", "effc.conv2d_integer.default"}
 HALF = {"effc.linear_half.default", "effc.conv2d_half.default"}
@@ -197,10 +200,9 @@ def geometry_of(region: Region) -> tuple[fx.Node, dict[str, Any]]:
 
 def _linear(region: Region, anchor: fx.Node) -> dict[str, Any]:
     source = region.inputs[region.input_of(anchor.args[0])]
-    weight = region.inputs[region.input_of(anchor.args[1])]
     if source.strides[-1] != 1:
         raise BuildError("the activations of a linear layer must be contiguous in their features")
-    domain = (*source.shape[:-1], weight.shape[0])
+    domain = region.shape(anchor)
     walker = Access(source.dtype, domain, (*source.strides[:-1], 0))
     inputs, outputs, walker = _merged(region, anchor, domain, walker)
     if len(walker.shape) == 1:
@@ -215,7 +217,7 @@ def _linear(region: Region, anchor: fx.Node) -> dict[str, Any]:
         "positions": walker.shape[-2],
         "position_stride": walker.strides[-2],
         "features": source.shape[-1],
-        "columns": weight.shape[0],
+        "columns": domain[-1],
         "column_dim": rank - 1,
         "position_dim": rank - 2,
     }

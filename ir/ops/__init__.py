@@ -4,6 +4,6 @@ They are the only vocabulary effc adds to ATen. Each has a reference implementat
 PyTorch, which *is* its meaning: kernels are tested against it.
 """
 
-from effc.ir.ops import half, integer, quantization
+from effc.ir.ops import grouped, half, integer, quantization
 
-__all__ = ["half", "integer", "quantization"]
+__all__ = ["grouped", "half", "integer", "quantization"]

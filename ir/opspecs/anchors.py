@@ -51,6 +51,8 @@ MATRIX = [
     "aten.matmul.default",
     "effc.linear_integer.default",
     "effc.linear_half.default",
+    "effc.linear_grouped.default",
+    "effc.linear_grouped_integer.default",
 ]
 CONVOLUTION = [
     "aten.conv1d.default",

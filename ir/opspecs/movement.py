@@ -27,5 +27,6 @@ TABLE: dict[str, OpSpec] = {
     **{f"aten.{name}": OpSpec(Kind.VIEW) for name in VIEWS},
     **{f"aten.{name}": OpSpec(Kind.ELEMENTWISE) for name in COPIES},
     **{f"aten.{name}": OpSpec(Kind.GATHER) for name in GATHERS},
+    "effc.dequantize_grouped.default": OpSpec(Kind.GATHER, flops=2),
     "getitem": OpSpec(Kind.VIEW),
 }

@@ -30,4 +30,5 @@ TABLE: dict[str, OpSpec] = {
     "aten._native_batch_norm_legit_no_training.default": OpSpec(Kind.ELEMENTWISE, flops=2),
     "aten.batch_norm.default": OpSpec(Kind.ELEMENTWISE, flops=2),
     "effc.quantize_dynamic.default": OpSpec(Kind.ROW, flops=5),
+    "effc.quantize_symmetric.default": OpSpec(Kind.ROW, flops=4),
 }

@@ -14,6 +14,7 @@ from effc.ir.provenance import label
 from effc.ir.rewrite import apply
 from effc.ir.target import BF16
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
+from effc.passes.bits.layers import DEQUANTIZE
 from effc.passes.clean.one_row import ONE_ROW
 
 RULE = "bfloat16"
@@ -71,7 +72,7 @@ def refused(node: fx.Node) -> str | None:
         value = value_of(factor)
         if value.dtype != torch.float32:
             return f"it reads {dtype_name(value.dtype)}; only f32 is rounded"
-        if op_name(factor) == "effc.dequantize.default":
+        if op_name(factor) in DEQUANTIZE:
             return "it reads quantized values"
     if op_name(node) == "aten.conv2d.default" and value_of(node.args[0]).dim() != 4:
         return "its input has no batch dimension"

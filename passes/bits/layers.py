@@ -30,6 +30,7 @@ LATER = {
     "aten.conv_transpose1d.default": "transposed convolutions have no integer form yet",
     "aten.conv_transpose2d.input": "transposed convolutions have no integer form yet",
 }
+DEQUANTIZE = ("effc.dequantize.default", "effc.dequantize_grouped.default")
 LEAST_PRODUCTS = 4
 MOST_PRODUCTS = (2**31 - 1) // (255 * 127)  # an int32 sum holds them whatever the codes
 LEAST_COLUMNS = 8
@@ -116,7 +117,7 @@ def select(program: Program, method: str, ctx: PassContext, wanted: Wanted) -> S
         name, op = label(node), op_name(node)
         if op in KINDS:
             layer = Layer(node, name, KINDS[op])
-            reason = _users_reason(layer, ctx, wanted) or _reason(layer)
+            reason = _coded_reason(layer) or _users_reason(layer, ctx, wanted) or _reason(layer)
             selection = Selection((*selection.layers, layer), selection.refusals)
             selection = selection.without(layer, reason) if reason else selection
         elif op in LATER:
@@ -145,16 +146,28 @@ def _users_reason(layer: Layer, ctx: PassContext, wanted: Wanted) -> str | None:
     return None
 
 
+def _coded_reason(layer: Layer) -> str | None:
+    return "its weight is quantized already" if op_name(layer.weight) in DEQUANTIZE else None
+
+
 def _reason(layer: Layer) -> str | None:
     """Why a layer cannot be quantized, or None."""
+    reason = weight_reason(layer)
+    if reason:
+        return reason
+    return _embedding_reason(layer.weight) if layer.kind == "embedding" else _product_reason(layer)
+
+
+def weight_reason(layer: Layer) -> str | None:
+    """Why the weight of a layer cannot become codes, or None."""
     weight = layer.weight
-    if op_name(weight) == "effc.dequantize.default":
-        return "its weight is quantized already"
+    if reason := _coded_reason(layer):
+        return reason
     if weight.op != "get_attr":
         return "its weight is not a constant"
     if value_of(weight).dtype != torch.float32:
         return f"its weight is {dtype_name(value_of(weight).dtype)}; only f32 is quantized"
-    return _embedding_reason(weight) if layer.kind == "embedding" else _product_reason(layer)
+    return None
 
 
 def _product_reason(layer: Layer) -> str | None:

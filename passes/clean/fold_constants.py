@@ -17,7 +17,10 @@ from effc.passes.clean.matching import dtype, is_tensor, sizes, tensor_of
 from effc.passes.clean.naming import folded_path
 from effc.passes.clean.settle_views import layouts, settle_views
 
-KEPT = ("effc.dequantize.default", "effc.quantize.default", "effc.quantize_dynamic.default")
+KEPT = (
+    "effc.dequantize.default", "effc.dequantize_grouped.default", "effc.quantize.default",
+    "effc.quantize_dynamic.default", "effc.quantize_symmetric.default",
+)  # fmt: skip
 UNDEFINED = ("aten.empty.memory_format", "aten.new_empty.default", "aten.empty_like.default")
 GROWTH = 4
 CODES = (torch.int8, torch.uint8)

@@ -40,6 +40,7 @@ class DecomposeRows(Pass):
             _Softmax(),
             _GroupNorm(),
             _QuantizeDynamic(),
+            _QuantizeSymmetric(),
             _Split(),
             _Stack(),
             *ONE_ROW,
@@ -202,6 +203,30 @@ class _QuantizeDynamic:
         codes = new(quantize, x, inverse, zero_point, qmin, qmax, dtype)
         for user in list(node.users):
             editor.replace(user, (codes, scale, zero_point)[user.args[1]])
+
+
+class _QuantizeSymmetric:
+    name = "quantize-symmetric"
+
+    def match(self, node: fx.Node) -> bool:
+        return node.op == "call_function" and op_name(node) == "effc.quantize_symmetric.default"
+
+    def check(self, node: fx.Node, program: Program) -> str | None:
+        return None
+
+    def rewrite(self, node: fx.Node, editor: Editor) -> None:
+        """The reference of `effc.quantize_symmetric`, operator by operator."""
+        new = Chain(editor, node)
+        x, dims, limit, dtype = node.args
+        largest = new(aten.amax.default, new(aten.abs.default, x), dims, True)
+        factor = float(torch.tensor(1.0 / limit, dtype=torch.float32))
+        step = new(aten.mul.Tensor, largest, factor)
+        scale = new(aten.where.ScalarOther, new(aten.gt.Scalar, step, 0), step, 1.0)
+        inverse = new(aten.reciprocal.default, scale)
+        quantize = torch.ops.effc.quantize_scaled.default
+        codes = new(quantize, x, inverse, None, -limit, limit, dtype)
+        for user in list(node.users):
+            editor.replace(user, (codes, scale)[user.args[1]])
 
 
 class _Split:

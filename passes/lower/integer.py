@@ -13,6 +13,7 @@ from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.lower.borders import PAD
 from effc.passes.lower.chain import Chain
+from effc.passes.lower.grouped import GroupedProduct
 from effc.passes.lower.quantize_rows import QuantizeBeforeReshape
 from effc.passes.lower.requantize import Requantize
 
@@ -30,7 +31,7 @@ class LowerInteger(Pass):
         """Apply every rule until none fits."""
         rules = (
             _QuantizeOfSame(), _QuantizeAfterMove(), _QuantizeAfterPad(), QuantizeBeforeReshape(),
-            _IntegerProduct(), _AddDequantized(),
+            _IntegerProduct(), GroupedProduct(), _AddDequantized(),
         )  # fmt: skip
         rewrites = apply(program, rules)
         fired, refusals = rewrites.fired, rewrites.refusals

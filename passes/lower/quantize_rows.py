@@ -11,6 +11,7 @@ from effc.ir.program import Program
 
 aten = torch.ops.aten
 DYNAMIC, STATIC = "effc.quantize_dynamic.default", "effc.quantize.default"
+SYMMETRIC = "effc.quantize_symmetric.default"
 RESHAPES = ("aten.view.default", "aten.reshape.default")
 
 
@@ -24,7 +25,7 @@ class QuantizeBeforeReshape:
 
     def match(self, node: fx.Node) -> bool:
         """Whether a quantization reads a reshape."""
-        if node.op != "call_function" or op_name(node) not in (DYNAMIC, STATIC):
+        if node.op != "call_function" or op_name(node) not in (DYNAMIC, SYMMETRIC, STATIC):
             return False
         view = node.args[0]
         return isinstance(view, fx.Node) and op_name(view) in RESHAPES and _is_computed(view)

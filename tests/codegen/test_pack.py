@@ -8,7 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effc.codegen.pack import ColumnSums, PackDepthwise, PackProduct, PackTaps, known, panels
+from effc.codegen.pack import (
+    ColumnSums,
+    PackCodes,
+    PackDepthwise,
+    PackGroups,
+    PackProduct,
+    PackTaps,
+    fields_of,
+    known,
+    panels,
+)
+from effc.ir.encoding import pack_codes
 
 SMALL = st.integers(1, 9)
 
@@ -110,3 +121,54 @@ def test_filters_of_four_taps(channels, lanes):
         is_there = tap >= 0 and channel < channels
         expected = filters.reshape(channels, -1)[channel, tap] if is_there else 0
         assert found[block, step, lane, place] == expected
+
+
+def test_fields_of_codes():
+    assert fields_of(8) == [(0, 8)]
+    assert fields_of(4) == [(0, 4)]
+    assert fields_of(3) == [(0, 2), (2, 1)]
+    assert fields_of(7) == [(0, 4), (4, 2), (6, 1)]
+
+
+@given(
+    st.integers(2, 8), st.sampled_from([32, 64, 300]), st.integers(1, 130), st.integers(1, 9),
+    st.integers(1, 2), st.integers(0, 99),
+)  # fmt: skip
+def test_low_bit_codes(bits, group, features, columns, planes, seed):
+    """Every code from where the layout says its fields are; everything else is zero."""
+    vectors, lanes = 2, 4
+    weight = np.random.default_rng(seed).integers(0, 1 << bits, (planes, columns, features))
+    stored = pack_codes(torch.from_numpy(weight), bits)
+    packed = PackCodes(0, bits, group, features, vectors, lanes)([stored]).copy()
+    blocks, size = -(-features // 32), -(-group // 32)
+    assert packed.shape == (-(-columns // 8), planes * blocks, vectors, bits, lanes, 4)
+    assert packed.dtype == np.uint8
+    for plane, column, feature in product(*map(range, weight.shape)):
+        block, inside = divmod(feature, 32)
+        first = block // size * size
+        ahead = planes * first + plane * min(size, blocks - first) + block - first
+        panel, place = divmod(column, vectors * lanes)
+        step, byte, code, used = inside // 4, inside % 4, 0, 0
+        for low, width in fields_of(bits):
+            number, turn = divmod(step, 8 // width)
+            at = panel, ahead, place // lanes, used + number, place % lanes, byte
+            field = (int(packed[at]) >> (turn * width)) & ((1 << width) - 1)
+            code |= field << low
+            packed[at] &= 255 ^ (((1 << width) - 1) << (turn * width))
+            used += width
+        assert code == weight[plane, column, feature]
+    assert not packed.any()
+
+
+@pytest.mark.parametrize("bits", [None, 3])
+@given(st.integers(1, 20), st.integers(1, 5), st.integers(1, 2))
+def test_what_groups_have(bits, columns, groups, planes):
+    values = codes(planes, columns, groups) % 8
+    stored = torch.from_numpy(values)
+    stored = stored.float() if bits is None else pack_codes(stored, bits)
+    found = PackGroups(0, 8, bits, groups)([stored])
+    assert found.shape == (-(-columns // 8), groups, planes, 8)
+    for panel, group, plane, place in product(*map(range, found.shape)):
+        column = panel * 8 + place
+        expected = values[plane, column, group] if column < columns else 0
+        assert found[panel, group, plane, place] == expected

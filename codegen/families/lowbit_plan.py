@@ -1,0 +1,196 @@
+"""Geometry of a product with low-bit weights: groups, register tile, packed weights."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from effc.codegen.access import Access
+from effc.codegen.families.product_plan import geometry_of
+from effc.codegen.isa import Isa
+from effc.codegen.kernel import Pack
+from effc.codegen.pack import FEATURES, STEP, PackCodes, PackGroups
+from effc.codegen.region import Region
+from effc.ir.errors import BuildError
+from effc.ir.opspec import op_name
+from effc.ir.symbols import Size, ceil_div, product, simplify
+
+INTEGER = "effc.linear_grouped_integer.default"
+FEW_ROWS = 4
+CHUNK_POSITIONS = 96
+MOST_FEATURES = 1 << 16  # an int32 sum of a group holds them whatever the codes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the generator needs to know of one product.
+
+    Attributes:
+        anchor: The product's node.
+        source: Input position of the activations.
+        is_integer: int8 activations; else float32.
+        bits: Width of a code.
+        group: Features that share a scale.
+        planes: How many planes add up to the weight.
+        has_zero_points: Whether groups have zero points of their own.
+        scale_dtype: Of the scales.
+        inputs: Accesses of all inputs over the epilogue's domain.
+        outputs: Accesses of all outputs over the same domain.
+        outer: Sizes of the dimensions outside positions and columns.
+        outer_strides: How far the activations move per step of an outer dimension.
+        positions: How many positions share the outer coordinates.
+        position_stride: Elements of the activations between positions.
+        features: Length of a dot product.
+        columns: Output columns.
+        column_dim: Which dimension of the domain is the columns'.
+        position_dim: Which one is the positions'.
+        lanes: Columns per vector.
+        vectors: Vectors of columns in a panel.
+        rows: Positions of a register tile.
+        packed: Packed weights by name.
+    """
+
+    anchor: fx.Node
+    source: int
+    is_integer: bool
+    bits: int
+    group: int
+    planes: int
+    has_zero_points: bool
+    scale_dtype: torch.dtype
+    inputs: tuple[Access, ...]
+    outputs: tuple[Access, ...]
+    outer: tuple[Size, ...]
+    outer_strides: tuple[Size, ...]
+    positions: Size
+    position_stride: Size
+    features: int
+    columns: int
+    column_dim: int
+    position_dim: int
+    lanes: int
+    vectors: int
+    rows: int
+    packed: dict[str, Pack] = field(default_factory=dict)
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.vectors * self.lanes
+
+    @property
+    def panels(self) -> int:
+        """How many panels there are."""
+        return -(-self.columns // self.width)
+
+    @property
+    def groups(self) -> int:
+        """Groups of a row; the last one may be smaller."""
+        return -(-self.features // self.group)
+
+    @property
+    def block_nbytes(self) -> int:
+        """Bytes of 32 features of a panel's columns."""
+        return self.width * FEATURES * self.bits // 8
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a row of one plane."""
+        return -(-self.features // FEATURES)
+
+    @property
+    def depth(self) -> int:
+        """Features that lie side by side in packed activations."""
+        return STEP if self.is_integer else 1
+
+    @property
+    def is_tiled(self) -> bool:
+        """Whether some positions are packed into tiles first."""
+        return not isinstance(self.positions, int) or self.positions > FEW_ROWS
+
+    @property
+    def tiles(self) -> Size:
+        """Tiles per outer coordinate."""
+        return ceil_div(self.positions, self.rows)
+
+    @property
+    def tile_count(self) -> Size:
+        """Tiles in all."""
+        return simplify(product(list(self.outer)) * self.tiles)
+
+    @property
+    def tile_size(self) -> int:
+        """Elements of a tile of packed activations."""
+        return self.rows * -(-self.features // self.depth) * self.depth
+
+    @property
+    def chunk(self) -> int:
+        """Positions of a task."""
+        return max(CHUNK_POSITIONS // self.rows, 1) * self.rows
+
+
+def plan_of(region: Region, isa: Isa) -> Plan:
+    """Read the geometry of a region's product and choose its tile.
+
+    Raises:
+        BuildError: If the product is of a form the family does not handle.
+    """
+    anchor, geometry = geometry_of(region)
+    geometry = {name: value for name, value in geometry.items() if name != "family"}
+    _, codes, scale, zero_point, bits, group = anchor.args
+    features = geometry["features"]
+    group = min(group, features)
+    if group % FEATURES and group < features:
+        raise BuildError(f"groups of {group} features; kernels handle multiples of {FEATURES}")
+    if features > MOST_FEATURES:
+        raise BuildError(f"{features} features; low-bit kernels handle up to {MOST_FEATURES}")
+    vectors, rows = _tile(geometry["positions"], geometry["columns"], isa)
+    known = {
+        "anchor": anchor,
+        "source": region.input_of(anchor.args[0]),
+        "is_integer": op_name(anchor) == INTEGER,
+        "bits": bits,
+        "group": group,
+        "planes": codes.meta["val"].shape[0] if codes.meta["val"].dim() == 3 else 1,
+        "has_zero_points": zero_point is not None,
+        "scale_dtype": scale.meta["val"].dtype,
+        "lanes": isa.lanes,
+        "vectors": vectors,
+        "rows": rows,
+    }
+    plan = Plan(**known, **geometry)
+    return Plan(**known, **geometry, packed=_packed(region, plan))
+
+
+def _packed(region: Region, plan: Plan) -> dict[str, Pack]:
+    codes, scale, zero_point = plan.anchor.args[1:4]
+    packed: dict[str, Pack] = {
+        "codes": PackCodes(
+            region.input_of(codes), plan.bits, plan.group, plan.features, plan.vectors, plan.lanes
+        ),
+        "scales": PackGroups(region.input_of(scale), plan.width, None, plan.groups),
+    }
+    if zero_point is not None:
+        position = region.input_of(zero_point)
+        packed["zeros"] = PackGroups(position, plan.width, plan.bits, plan.groups)
+    return packed
+
+
+def _tile(positions: Size, columns: int, isa: Isa) -> tuple[int, int]:
+    """Vectors of columns and positions of a register tile.
+
+    Few positions only wait for memory: wide panels. Else products and totals stay in registers
+    beside the weights; as many positions as fit beside one vector are done in one pass.
+    """
+    most = -(-columns // isa.lanes)
+    free = (isa.registers - 6) // 2
+    if isinstance(positions, int) and positions <= FEW_ROWS:
+        return min(FEW_ROWS if isa.registers > 16 else 2, most), positions
+    if isinstance(positions, int) and positions <= free:
+        return 1, positions
+    vectors = min(2, most, free // FEW_ROWS)
+    rows = free // vectors
+    if not isinstance(positions, int):
+        return vectors, min(rows, 6)
+    tries = range(FEW_ROWS, min(rows, 7) + 1)
+    return vectors, min(tries, key=lambda count: (-(-positions // count) * (count + 1), -count))
