@@ -12,6 +12,7 @@ import numpy as np
 from effc.ir.errors import Refusal, UsageError
 from effc.ir.program import Program
 from effc.ir.target import Target
+from effc.passes.plan.model import Limit
 
 Batch = dict[str, Any]
 
@@ -29,6 +30,7 @@ class PassContext:
         exclude: Patterns of layer names that compression must leave alone.
         rules: Per-layer options: pattern and what it sets, such as `("encoder.*", {"bits": "8"})`.
         kept: Names of layers that compression must leave alone to keep the quality budget.
+        limits: What plans over the program must keep, in estimates.
         progress: Called with a stage, the steps done and the steps in all.
     """
 
@@ -40,6 +42,7 @@ class PassContext:
     exclude: tuple[str, ...] = ()
     rules: tuple[tuple[str, dict[str, str]], ...] = ()
     kept: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None
 
     def rng(self, name: str) -> np.random.Generator:

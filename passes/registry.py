@@ -19,6 +19,7 @@ PASSES: dict[str, str] = {
     "lower-half": "effc.passes.lower.half:LowerHalf",
     "select-rows": "effc.passes.lower.select_rows:SelectRows",
     "lower-integer": "effc.passes.lower.integer:LowerInteger",
+    "allocate-bits": "effc.passes.bits.allocate_bits:AllocateBits",
     "bfloat16": "effc.passes.bits.bfloat16:Bfloat16",
     "quantize": "effc.passes.bits.quantize:Quantize",
     "quantize-weights": "effc.passes.bits.quantize_weights:QuantizeWeights",

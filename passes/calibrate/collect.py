@@ -114,7 +114,10 @@ class Collection:
         return kept[0]["done"], unpack(kept[1])
 
     def _run_key(self) -> str:
-        parts = (f"{at}:{one.is_map}:{one.has_moment}" for at, one in self.layouts.items())
+        parts = (
+            f"{at}:{one.is_map}:{one.has_moment}:{'+'.join(map(str, one.windows))}"
+            for at, one in self.layouts.items()
+        )
         return " ".join(sorted(parts))
 
     def _measure(self, number: int, batch: Inputs) -> Found:

@@ -15,10 +15,12 @@ from effc.passes.calibrate.batches import CalibrationData
 from effc.passes.calibrate.collect import PROGRESS, Collection, Found, pack, unpack
 from effc.passes.calibrate.store import Shelf
 from effc.passes.calibrate.value import Layout, ValueStatistics
+from effc.passes.calibrate.windows import Window
 
 MOMENT_NBYTES = 2 << 30
 FLOAT64_NBYTES = 8
 LINEAR = "aten.linear.default"
+CONVOLUTION = "aten.conv2d.default"
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,8 @@ def statistics_of(
         program: Its method `forward` is run in PyTorch.
         ctx: Calibration data, store and progress.
         values: Names of the nodes whose values to measure; they are floating tensors.
-        moments: Also keep X^T X of inputs of linears, up to `MOMENT_NBYTES` in all.
+        moments: Also keep X^T X of inputs of linears, and of the windows of convolutions, up to
+            `MOMENT_NBYTES` in all.
 
     Raises:
         DataError: If there is no data, it cannot be used, or the model computes NaN on it.
@@ -60,8 +63,10 @@ def statistics_of(
     data = CalibrationData(program, ctx.calibration)
     wanted = set(values)
     nodes = {at: node for at, node in enumerate(program.forward.graph.nodes) if node.name in wanted}
-    with_moment, refusals = _choose_moments(nodes) if moments else (set(), [])
-    layouts = {at: Layout(is_map(node), at in with_moment) for at, node in nodes.items()}
+    if moments:
+        layouts, refusals = _with_moments(nodes)
+    else:
+        layouts, refusals = {at: Layout(is_map(node)) for at, node in nodes.items()}, []
     found = _found(program, ctx, data, layouts)
     return Statistics({node.name: found[at] for at, node in nodes.items()}, tuple(refusals))
 
@@ -83,7 +88,9 @@ def _found(
     missing = {
         at: layout
         for at, layout in layouts.items()
-        if at not in known or (layout.has_moment and known[at].moment is None)
+        if at not in known
+        or (layout.has_moment and known[at].moment is None)
+        or any(str(window) not in known[at].windows for window in layout.windows)
     }
     if missing:
         known |= Collection(program, data, missing, ctx, shelf).run()
@@ -92,23 +99,37 @@ def _found(
     return known
 
 
-def _choose_moments(nodes: dict[int, fx.Node]) -> tuple[set[int], list[Refusal]]:
-    """The inputs of linears whose second moments fit in memory together, in graph order."""
-    chosen: set[int] = set()
+def _with_moments(nodes: dict[int, fx.Node]) -> tuple[dict[int, Layout], list[Refusal]]:
+    """Layouts with the second moments that fit in memory together, in graph order."""
+    layouts: dict[int, Layout] = {}
     refusals: list[Refusal] = []
     free = MOMENT_NBYTES
     for at, node in nodes.items():
-        features = value_of(node).shape[-1]
+        features = value_of(node).shape[1 if is_map(node) else -1]
+        is_read = any(op_name(user) == LINEAR for user in node.users)
+        windows = windows_of(node)
         reason = None
-        if all(op_name(user) != LINEAR for user in node.users):
-            reason = "second moments are kept for inputs of linears only"
+        if not is_read and not windows:
+            reason = "second moments are kept for inputs of linears and convolutions only"
         elif not isinstance(features, int):
             reason = "its number of features is not fixed"
-        elif FLOAT64_NBYTES * features**2 > free:
-            reason = f"second moments of {features} features exceed the memory left for them"
+        else:
+            nbytes = FLOAT64_NBYTES * features**2 if is_read else 0
+            nbytes += sum(window.nbytes(int(value_of(node).shape[1])) for window in windows)
+            if nbytes > free:
+                reason = f"second moments of {features} features exceed the memory left for them"
         if reason is None:
-            chosen.add(at)
-            free -= FLOAT64_NBYTES * features**2
+            free -= nbytes
+            layouts[at] = Layout(is_map(node), is_read, windows)
         else:
             refusals.append(Refusal("calibrate", label(node), reason))
-    return chosen, refusals
+            layouts[at] = Layout(is_map(node))
+    return layouts, refusals
+
+
+def windows_of(node: fx.Node) -> tuple[Window, ...]:
+    """The windows of the convolutions that read a value as their input, each once."""
+    readers = [user for user in node.users if op_name(user) == CONVOLUTION]
+    is_input = [user for user in readers if user.args[0] is node and value_of(node).dim() == 4]
+    windows = [Window.of(user) for user in is_input]
+    return tuple(dict.fromkeys(window for window in windows if window is not None))

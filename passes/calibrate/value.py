@@ -1,14 +1,16 @@
 """What is known about one value of a program after running it over data."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from effc.passes.calibrate.histogram import Histogram
+from effc.passes.calibrate.windows import Window
 
 BLOCK_ELEMENTS = 1 << 16
+WINDOW = "window "
 
 Vector = NDArray[np.float64]
 
@@ -21,10 +23,12 @@ class Layout:
         is_map: Whether its channels are dimension 1, as in feature maps `[batch, channels, height,
             width]`, instead of the last, as in inputs of a linear.
         has_moment: Whether the second moments of its channels are kept.
+        windows: Of the convolutions for which the second moments of windows are kept.
     """
 
     is_map: bool
     has_moment: bool = False
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +51,8 @@ class ValueStatistics:
         channel_square: float64 [channels], sum of squares.
         moment: float64 [channels, channels], the sum of outer products X^T X, where it was asked
             for. Each batch's product is float32, the sum over batches float64.
+        windows: The same of the windows of convolutions, by the window's text: float64 [groups,
+            terms, terms].
     """
 
     minimum: float
@@ -60,6 +66,7 @@ class ValueStatistics:
     channel_sum: Vector
     channel_square: Vector
     moment: NDArray[np.float64] | None = None
+    windows: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, value: NDArray[np.float32], layout: Layout) -> "ValueStatistics":
@@ -88,6 +95,7 @@ class ValueStatistics:
             total,
             square,
             _moment(value) if layout.has_moment else None,
+            {str(window): window.moment(value) for window in layout.windows},
         )
 
     @property
@@ -120,6 +128,7 @@ class ValueStatistics:
             self.channel_sum + other.channel_sum,
             self.channel_square + other.channel_square,
             self.moment + other.moment if has_moment else None,  # type: ignore[operator]
+            {name: self.windows[name] + other.windows[name] for name in self.windows},
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -134,6 +143,7 @@ class ValueStatistics:
             "channel_sum": self.channel_sum,
             "channel_square": self.channel_square,
         }
+        found |= {f"{WINDOW}{name}": moment for name, moment in self.windows.items()}
         return found if self.moment is None else found | {"moment": self.moment}
 
     @classmethod
@@ -154,6 +164,11 @@ class ValueStatistics:
             arrays["channel_sum"],
             arrays["channel_square"],
             arrays.get("moment"),
+            {
+                name.removeprefix(WINDOW): array
+                for name, array in arrays.items()
+                if name.startswith(WINDOW)
+            },
         )
 
 

@@ -6,6 +6,7 @@ the choice, and measured accuracy decides how far along it to go.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -47,6 +48,40 @@ class Bisection:
         return (self.high - self.low).bit_length()
 
 
+@dataclass(frozen=True)
+class Upgrade:
+    """A step of the greedy path, read towards the better choice.
+
+    Attributes:
+        unit: Name of the unit that changes.
+        option: Name of the option it takes.
+        total: Of the resource, over all units, from which on it does.
+    """
+
+    unit: str
+    option: str
+    total: float
+
+
+def upgrades_along(problem: Problem, resource: Resource) -> list[Upgrade]:
+    """Steps from the least of a resource to the least predicted loss, in order of their totals.
+
+    Args:
+        problem: Its own limits are left out of account.
+        resource: Of what.
+    """
+    free = Problem(problem.units, (Limit(resource, np.finfo(np.float64).max),), problem.objective)
+    table = Table.of(free)
+    found: list[Upgrade] = []
+    for before, after in pairwise(path(table)):
+        (unit,) = np.flatnonzero(before != after)
+        option = int(before[unit] - table.first[unit])
+        made = problem.units[unit]
+        total = float(table.costs[before, 0].sum())
+        found.append(Upgrade(made.name, made.options[option].name, total))
+    return sorted(found, key=lambda one: one.total)
+
+
 def limits_along(problem: Problem, resource: Resource) -> list[Limit]:
     """Limits on a resource, from the tightest to one that binds no more.
 
@@ -57,7 +92,6 @@ def limits_along(problem: Problem, resource: Resource) -> list[Limit]:
         problem: Its own limits are left out of account.
         resource: Of what.
     """
-    free = Problem(problem.units, (Limit(resource, np.finfo(np.float64).max),), problem.objective)
-    table = Table.of(free)
-    totals = sorted({float(table.costs[rows, 0].sum()) for rows in path(table)})
-    return [Limit(resource, total) for total in totals]
+    least = sum(min(o.estimate.of(resource) for o in unit.options) for unit in problem.units)
+    totals = {least, *(one.total for one in upgrades_along(problem, resource))}
+    return [Limit(resource, total) for total in sorted(totals)]

@@ -54,6 +54,26 @@ class Images(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Words(nn.Module):
+    """A table tied to the head, a hidden layer between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(512, 8)
+        self.hidden = nn.Linear(8, 8)
+        self.head = nn.Linear(8, 512, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.hidden(self.table(ids))))
+
+
+@pytest.fixture(scope="session")
+def words() -> Program:
+    return traced(Words(), torch.randint(0, 512, (2, 5)), dynamic={"ids.0": "batch"})
+
+
 @pytest.fixture(scope="session")
 def feed() -> Program:
     return traced(Feed(), torch.randn(2, 3, 16), dynamic={"x.0": "batch", "x.1": "tokens"})

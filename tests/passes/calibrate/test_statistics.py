@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from effc.ir.program import Program
+from effc.ir.testing import traced
 from effc.passes.base import PassContext
 from effc.passes.calibrate import statistics
 from effc.passes.calibrate.statistics import statistics_of
@@ -35,7 +36,7 @@ def test_moments_are_products_of_the_inputs(program: Program, counted: Any, plai
     np.testing.assert_allclose(found["mean"].moment, rows.T @ rows, rtol=1e-5)
     assert found["relu"].moment is None
     assert [(r.source, r.reason) for r in found.refusals] == [
-        ("relu", "second moments are kept for inputs of linears only")
+        ("relu", "second moments are kept for inputs of linears and convolutions only")
     ]
 
 
@@ -77,3 +78,30 @@ def test_progress_is_reported(program: Program, counted: Any) -> None:
     ctx = PassContext(calibration=data, progress=lambda *step: seen.append(step))
     statistics_of(program, ctx, {"relu"})
     assert seen == [("calibrate", 1, 3), ("calibrate", 2, 3), ("calibrate", 3, 3)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"padding": 1}, {"stride": 2, "padding": (1, 0)}, {"dilation": (1, 2)},
+        {"groups": 2, "padding": 1}, {"groups": 4, "bias": False},
+    ],
+)  # fmt: skip
+def test_moments_of_windows(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4, 8, (3, 2), **options)
+    batches = [{"input": torch.randn(n, 4, 7, 6)} for n in (2, 3)]
+    program = traced(conv, batches[0]["input"], dynamic={"input.0": "batch"})
+    name = program.forward.graph.find_nodes(op="placeholder")[-1].name
+    found = statistics_of(program, PassContext(calibration=batches), {name}, moments=True)
+    (moment,) = found[name].windows.values()
+    weight = conv.weight.detach().double().reshape(conv.groups, -1, moment.shape[1])
+    energies = torch.einsum("gok,gkl,gol->go", weight, torch.from_numpy(moment), weight)
+    bare = torch.nn.Conv2d(4, 8, (3, 2), **options | {"bias": False})
+    bare.weight = conv.weight
+    with torch.no_grad():
+        outputs = [bare.double()(batch["input"].double()) for batch in batches]
+    expected = sum(output.square().sum((0, 2, 3)) for output in outputs)
+    torch.testing.assert_close(energies.flatten(), expected, rtol=1e-5, atol=1e-5)
+    again = type(found[name]).from_arrays(found[name].arrays())
+    np.testing.assert_array_equal(next(iter(again.windows.values())), moment)

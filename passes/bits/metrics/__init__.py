@@ -1,0 +1,1 @@
+"""Sensitivity: how much a program loses if a part of it takes a format."""

@@ -1,0 +1,181 @@
+"""What metrics look at: a program, its parts, a sample of data, statistics, what was measured."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from effc.ir.errors import DataError, ModelError
+from effc.ir.program import FORWARD, Program
+from effc.ir.text import fingerprint
+from effc.passes.base import PassContext
+from effc.passes.bits.forms import Form
+from effc.passes.bits.metrics.divergence import Divergence
+from effc.passes.bits.metrics.parts import Part
+from effc.passes.bits.metrics.running import Exchanged, Values, with_forms
+from effc.passes.calibrate.batches import CalibrationData
+from effc.passes.calibrate.statistics import Statistics, statistics_of
+from effc.passes.calibrate.store import Shelf
+
+NO_DATA = "this metric needs calibration data; give it with --calib"
+SAMPLE_NBYTES = 128 << 20
+SAMPLE_ROWS = 64
+
+
+@dataclass(eq=False)
+class Batch:
+    """One batch of the sample.
+
+    Attributes:
+        inputs: In the order of the signature.
+        values: What the program in float computes at every node.
+        outputs: Its outputs.
+    """
+
+    inputs: tuple[torch.Tensor, ...]
+    values: Values
+    outputs: list[torch.Tensor]
+
+
+@dataclass(eq=False)
+class Study:
+    """A program under study; what several metrics need is computed once, when first asked for.
+
+    Attributes:
+        program: Its method `forward` is run in float.
+        parts: Whose sensitivity is in question.
+        ctx: Calibration data, store, seed and progress.
+    """
+
+    program: Program
+    parts: Sequence[Part]
+    ctx: PassContext
+    _memory: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what no metric can judge.
+
+        Raises:
+            ModelError: If a weight holds NaN or infinite values.
+        """
+        for part in self.parts:
+            if not bool(torch.isfinite(part.weight).all()):
+                raise ModelError(
+                    f"the weight of {part.name} holds NaN or infinite values; it has no format"
+                )
+
+    @cached_property
+    def data(self) -> CalibrationData:
+        """The calibration data.
+
+        Raises:
+            DataError: If there is none.
+        """
+        if self.ctx.calibration is None:
+            raise DataError(NO_DATA)
+        return CalibrationData(self.program, self.ctx.calibration)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Statistics of what the parts multiply, with second moments."""
+        read = {layer.value.name for part in self.parts for layer in part.products}
+        if self.ctx.calibration is None:
+            raise DataError(NO_DATA)
+        return statistics_of(self.program, self.ctx, read, moments=True)
+
+    @cached_property
+    def divergence(self) -> Divergence:
+        """How outputs are compared."""
+        return Divergence.of(self.program.forward)
+
+    @cached_property
+    def sample(self) -> list[Batch]:
+        """The first batches of the data with all their values.
+
+        At least one, and no more than fit in memory or make `SAMPLE_ROWS` rows.
+
+        Raises:
+            DataError: If the program computes NaN or infinite values on them.
+        """
+        taken: list[Batch] = []
+        free, rows = SAMPLE_NBYTES, 0
+        for number, inputs in enumerate(self.data, start=1):
+            batch = self._batch(number, [inputs[s.name] for s in self.program.signature.inputs])
+            nbytes = sum(
+                value.numel() * value.element_size()
+                for value in batch.values.values()
+                if isinstance(value, torch.Tensor)
+            )
+            if taken and nbytes > free:
+                break
+            taken.append(batch)
+            free, rows = free - nbytes, rows + _rows(batch)
+            if rows >= SAMPLE_ROWS:
+                break
+        return taken
+
+    def _batch(self, number: int, inputs: list[torch.Tensor]) -> Batch:
+        runner = Exchanged(self.program.forward, {}, keep=True)
+        with torch.no_grad():
+            outputs = runner.outputs(inputs)
+        if any(v.is_floating_point() and not bool(torch.isfinite(v).all()) for v in outputs):
+            raise DataError(
+                f"calibration batch {number}: the model computes NaN or infinite values"
+            )
+        return Batch(tuple(inputs), dict(runner.env), outputs)
+
+    def outputs_of(self, forms: dict[Part, Form]) -> list[list[torch.Tensor]]:
+        """Outputs on the sample with some parts in other formats."""
+        module = self.program.forward
+        return [with_forms(module, forms, batch.inputs, batch.values) for batch in self.sample]
+
+    def damage(self, forms: dict[Part, Form]) -> float:
+        """Measured divergence of the outputs on the sample; infinite where they are no numbers."""
+        found = self.outputs_of(forms)
+        measured = [
+            float(self.divergence(batch.outputs, outputs))
+            for batch, outputs in zip(self.sample, found, strict=True)
+        ]
+        mean = float(np.mean(measured))
+        return max(mean, 0.0) if np.isfinite(mean) else float("inf")
+
+    def generator(self, name: str) -> torch.Generator:
+        """Random numbers of PyTorch that depend on the seed and a name only."""
+        seed = int(self.ctx.rng(name).integers(0, 2**63 - 1))
+        return torch.Generator().manual_seed(seed)
+
+    @cached_property
+    def shelf(self) -> Shelf | None:
+        """Where measured sensitivities are kept; None if nothing is."""
+        if self.ctx.store is None:
+            return None
+        data = "" if self.ctx.calibration is None else self.data.fingerprint()
+        key = f"{fingerprint(self.program)}-{data}-{self.ctx.seed}-{FORWARD}"
+        name = hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        return Shelf(self.ctx.store / "sensitivity" / name, key)
+
+    def recalled(self, name: str) -> dict[str, Any]:
+        """What `remember` kept under a name in this study or an earlier one of the same parts."""
+        if name not in self._memory and self.shelf is not None:
+            entry = self.shelf.read(self._place(name))
+            self._memory[name] = entry[0] if entry is not None else {}
+        return dict(self._memory.get(name, {}))
+
+    def remember(self, name: str, content: dict[str, Any]) -> None:
+        """Keep plain data under a name."""
+        self._memory[name] = dict(content)
+        if self.shelf is not None:
+            self.shelf.write(self._place(name), content, {})
+
+    def _place(self, name: str) -> str:
+        text = f"{name} of {' '.join(part.name for part in self.parts)}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _rows(batch: Batch) -> int:
+    first = batch.inputs[0]
+    return first.shape[0] if first.dim() else 1

@@ -1,0 +1,231 @@
+"""Allocation: limits hold, the choice is the best one, rules and bad data are answered."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from effc.ir.errors import DataError, UsageError
+from effc.passes.base import PassContext
+from effc.passes.bits import allocate_bits
+from effc.passes.bits.allocate_bits import AllocateBits
+from effc.passes.bits.forms import Form
+from effc.passes.bits.metrics.registry import sensitivities
+from effc.passes.bits.metrics.study import Study
+from effc.passes.bits.quantize import Quantize
+from effc.passes.manager import PassManager
+from effc.passes.plan.model import Limit
+
+
+@pytest.fixture
+def data(batches):
+    return batches((4, 3, 16, 16))
+
+
+@pytest.fixture
+def allocated(images, data):
+    """Run the pass; gives the row of the report and the program."""
+
+    def run(program=images, calibration=data, **settings):
+        options = {key: settings.pop(key) for key in [*settings] if hasattr(AllocateBits, key)}
+        ctx = PassContext(calibration=calibration, **settings)
+        report = PassManager((AllocateBits(**options),)).run(program, ctx)
+        return report.rows[0], report.program
+
+    return run
+
+
+def formats(row):
+    return {name: note["format"] for name, note in row.notes["layers"].items()}
+
+
+def weight_nbytes(program, names):
+    """Bytes of codes and scales, or of the weight in float, of every layer, counted."""
+    total = 0
+    for target, tensor in program.weights().items():
+        layer, _, leaf = target.rpartition(".")
+        if layer in names and leaf in ("weight", "weight_codes", "weight_scale"):
+            total += tensor.numel() * tensor.element_size()
+    return total
+
+
+def test_without_a_limit_all_stay_in_float(allocated, images):
+    row, program = allocated()
+    assert set(formats(row).values()) == {"float32"}
+    assert not row.changed
+    assert program.weight_nbytes == images.weight_nbytes
+    assert row.notes["plan"]["totals"]["loss"] == 0
+
+
+def test_only_eight_bits_is_what_quantize_makes(allocated, images, data):
+    row, program = allocated(bits=("8",))
+    report = PassManager((Quantize(),)).run(images, PassContext(calibration=data))
+    inputs = data[0]
+    torch.testing.assert_close(program.run(inputs), report.program.run(inputs), rtol=0, atol=0)
+    assert row.refusals == report.rows[0].refusals
+
+
+@pytest.mark.parametrize("share", [0.3, 0.45, 0.6, 0.9])
+def test_the_best_choice_within_the_limit(allocated, images, data, share, study_of_images):
+    names = {layer for part in study_of_images.parts for layer in part.members}
+    whole = weight_nbytes(images, names)
+    rest = images.weight_nbytes - whole
+    row, program = allocated(limits=(Limit("nbytes", share * whole + rest),))
+    assert weight_nbytes(program, names) <= share * whole
+    assert row.notes["plan"]["other_nbytes"] == rest
+    assert weight_nbytes(program, names) == row.notes["plan"]["totals"]["nbytes"]
+    losses = sensitivities(study_of_images, "sqnr", [Form(), Form(8, 8)])
+    best = np.inf
+    for picked in itertools.product((0, 1), repeat=len(losses)):
+        forms = [(Form(), Form(8, 8))[at] for at in picked]
+        nbytes = [form.nbytes(part.weight.shape)
+                  for form, part in zip(forms, study_of_images.parts, strict=True)]  # fmt: skip
+        if sum(nbytes) <= share * whole:
+            found = sum(loss[at] for loss, at in zip(losses.values(), picked, strict=True))
+            best = min(best, found)
+    assert row.notes["plan"]["totals"]["loss"] == pytest.approx(best)
+
+
+@pytest.fixture
+def study_of_images(images, data):
+    from effc.passes.bits.layers import Wanted, select
+    from effc.passes.bits.metrics.parts import parts_of
+
+    ctx = PassContext(calibration=data)
+    return Study(images, parts_of(images, select(images, "forward", ctx, Wanted()).layers), ctx)
+
+
+def test_a_limit_that_cannot_be_kept(allocated):
+    row, _ = allocated(limits=(Limit("nbytes", 10, "--max-size 10B"),))
+    assert set(formats(row).values()) == {"w8a8"}
+    nearest = int(row.notes["plan"]["totals"]["nbytes"]) + row.notes["plan"]["other_nbytes"]
+    assert row.notes["infeasible"] == (
+        f"no plan has at most 10 bytes (--max-size 10B): the nearest feasible value is {nearest:,} "
+        "bytes"
+    )
+
+
+def test_what_would_change_a_layer(allocated, images):
+    row, _ = allocated(limits=(Limit("nbytes", images.weight_nbytes * 0.4),))
+    rest = row.notes["plan"]["other_nbytes"]
+    assert row.notes["plan"]["sizes"] == sorted(row.notes["plan"]["sizes"])
+    assert row.notes["plan"]["sizes"][-1] == images.weight_nbytes
+    spent = row.notes["plan"]["totals"]["nbytes"]
+    lowered = [note for note in row.notes["layers"].values() if note["format"] == "w8a8"]
+    assert lowered
+    for note in lowered:
+        assert note["runner_up"] == "float32"
+        assert note["runner_up_loss"] == 0 < note["predicted_loss"]
+        assert note["changes_at_nbytes"] > spent
+        limit = Limit("nbytes", note["changes_at_nbytes"] + rest)
+        again, _ = allocated(solver="greedy", limits=(limit,))
+        assert again.notes["plan"]["totals"]["loss"] < row.notes["plan"]["totals"]["loss"]
+
+
+def test_simulated_formats(allocated, images, data):
+    options = {"bits": ("2", "4", "6"), "group": 8, "simulate": True, "average_bits": 4.5}
+    row, program = allocated(**options)
+    chosen = formats(row)
+    assert len(set(chosen.values())) > 1
+    count = {name: images.weights()[f"{name}.weight"].numel() for name in chosen}
+    bits = {name: Form.parse(text).bits for name, text in chosen.items()}
+    assert sum(bits[n] * count[n] for n in chosen) <= 4.5 * sum(count.values())
+    for name, text in chosen.items():
+        form = Form.parse(text)
+        if form.bits < 8:
+            rounded = program.weights()[f"{name}.weight_rounded"]
+            expected = form.restored(images.weights()[f"{name}.weight"])
+            torch.testing.assert_close(rounded, expected, rtol=0, atol=0)
+
+
+def test_rules_leave_a_layer_one_format(allocated):
+    rules = (("head", {"bits": "float"}), ("first", {"bits": "8"}))
+    row, _ = allocated(rules=rules, limits=(Limit("nbytes", 0),))
+    chosen = formats(row)
+    assert chosen.pop("head") == "float32"
+    assert set(chosen.values()) == {"w8a8"}
+    row, _ = allocated(rules=(("head", {"bits": "8"}),))
+    chosen = formats(row)
+    assert chosen.pop("head") == "w8a8"
+    assert set(chosen.values()) == {"float32"}
+
+
+def test_excluded_layers_are_refused_by_name(allocated):
+    row, _ = allocated(bits=("8",), exclude=("st*",))
+    assert "stem" not in row.notes["layers"]
+    reasons = [one for one in row.refusals if one["reason"] == "excluded by the user"]
+    assert reasons[0]["sources"] == ["stem"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bits": ("4", "8")}, "formats below 8 bits can only be simulated; set simulate=true"),
+        ({"bits": ("x",)}, "'x' is no format; write float, 2 to 8, or w4a8g32"),
+        ({"metric": "magic"}, "unknown metric 'magic'"),
+        ({"solver": "magic"}, "unknown solver 'magic'"),
+        ({"exclude": ("nothing",)}, "pattern 'nothing' matches nothing"),
+        ({"rules": (("head", {"bits": "3"}),)}, "w3a32 for head: formats below 8 bits"),
+    ],
+)
+def test_what_is_refused(allocated, options, message):
+    with pytest.raises(UsageError) as raised:
+        allocated(**options)
+    assert message in str(raised.value)
+
+
+def test_rules_that_disagree_about_a_shared_weight(allocated, words):
+    rules = (("table", {"bits": "8"}), ("head", {"bits": "float"}))
+    with pytest.raises(UsageError, match="rules ask for bits=8 and bits=float of table, whose"):
+        allocated(words, None, rules=rules)
+
+
+def test_data_that_cannot_be_used(allocated, data):
+    broken = [{"x": torch.full((4, 3, 16, 16), float("nan"))}]
+    for calibration, message in (([], "holds no batches"), (broken, "holds NaN")):
+        with pytest.raises(DataError, match=message):
+            allocated(calibration=calibration, bits=("8",))
+    row, _ = allocated(calibration=[{"x": torch.zeros(1, 3, 16, 16)}], bits=("8",))
+    assert np.isfinite(row.notes["plan"]["totals"]["loss"])
+
+
+def test_without_data_weights_decide_and_it_is_said(allocated):
+    row, _ = allocated(calibration=None, bits=("8",))
+    assert row.notes["metric"] == "there is no calibration data: errors of weights alone decide"
+
+
+def test_a_changed_budget_measures_nothing_again(allocated, images, tmp_path, monkeypatch):
+    small = (Limit("nbytes", images.weight_nbytes * 0.3),)
+    first, _ = allocated(metric="output-divergence", limits=small, store=tmp_path)
+
+    def never(self, forms):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(Study, "damage", never)
+    large = (Limit("nbytes", images.weight_nbytes * 0.6),)
+    again, _ = allocated(metric="output-divergence", limits=large, store=tmp_path)
+    before, after = (row.notes["plan"]["totals"]["loss"] for row in (first, again))
+    assert after < before
+
+
+def test_auto_takes_the_metric_that_orders_best(allocated, tmp_path):
+    options = {"metric": "auto", "bits": ("2", "4", "8"), "group": 8, "simulate": True}
+    row, _ = allocated(**options, average_bits=4.0, store=tmp_path)
+    ranks = row.notes["rank_correlation"]
+    best = max(ranks, key=ranks.get)
+    assert row.notes["metric"] == f"{best} orders best"
+    assert ranks[best] > 0.5
+    assert allocated(**options, average_bits=4.0, store=tmp_path)[0].notes == row.notes
+
+
+def test_planned_beats_uniform_where_layers_differ(allocated, data):
+    ctx = {"bits": ("2", "4", "8"), "group": 8, "simulate": True, "average_bits": 4.0}
+    found = {}
+    for solver in ("ilp", "uniform", "first-last", "random"):
+        row, program = allocated(metric="output-divergence", solver=solver, **ctx)
+        outputs = program.run(data[0])["output"]
+        found[solver] = (row.notes["plan"]["totals"]["loss"], outputs)
+    assert found["ilp"][0] <= min(loss for loss, _ in found.values())
+    assert isinstance(replace(AllocateBits(), solver="ilp"), allocate_bits.AllocateBits)
