@@ -41,6 +41,9 @@ bench: $(STAMP)
 onnx-suite: $(STAMP)
 	PYTHONPATH=tools $(BIN)/python -W ignore -m bench.onnx_suite $(SUITE)
 
+bench-bits: $(STAMP)
+	PYTHONPATH=tools $(BIN)/python -m bench.bits
+
 golden: $(STAMP)
 	$(BIN)/python -m pytest -q tests/golden --rewrite-golden
 

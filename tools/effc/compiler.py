@@ -16,7 +16,9 @@ from effc.ir.program import Program
 from effc.metrics import Scores, called, quality
 from effc.passes.instruments import CostChange
 from effc.passes.manager import PassManager
+from effc.passes.plan.model import Limit
 from effc.passes.report import PipelineReport
+from effc.planning import has_plan, planned
 from effc.preparation import Sources, prepare
 from effc.progress import Progress, no_progress
 from effc.recipe import Recipe
@@ -76,11 +78,11 @@ class Compilation:
         self.prepared = prepare(self.recipe, self.sources, self.progress, self.notes)
         return [*self.prepared.clean.to_json(), *self.transformed().to_json()]
 
-    def transformed(self, kept: Sequence[str] = ()) -> PipelineReport:
-        """Run the passes on the clean program, leaving some layers alone."""
+    def transformed(self, kept: Sequence[str] = (), limits: Sequence[Limit] = ()) -> PipelineReport:
+        """Run the passes on the clean program, leaving some layers alone, within limits."""
         manager = PassManager(self.prepared.passes, (CostChange(),))
         clean = self.prepared.clean.program
-        report = manager.run(clean, self.prepared.context(kept))
+        report = manager.run(clean, self.prepared.context(kept, limits))
         measure_layers(report.to_json(), clean, report.program, self.prepared.inputs)
         return report
 
@@ -138,6 +140,8 @@ class Compilation:
     def _best(self, scratch: Path) -> Candidate:
         plain = PipelineReport(self.prepared.clean.program, ())
         self.baseline = self.tried(plain, scratch / BASELINE, BASELINE)
+        if has_plan(self):
+            return planned(self, scratch)
         report = self.transformed()
         if not report.changed:
             self.notes.append("the passes changed nothing; the result is the baseline")

@@ -3,6 +3,7 @@
 from glob import escape
 from typing import Any
 
+from effc.front import measured_points
 from effc.sensitivity import layer_decibel
 from effc.tables import all_rows
 
@@ -14,7 +15,9 @@ def explained(report: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `layers`: notes by layer; `refusals`: what was left alone, by which rule and why;
-        `most_sensitive`: patterns of the layers with the lowest signal-to-noise ratio.
+        `most_sensitive`: patterns of the layers with the lowest signal-to-noise ratio;
+        `plan`: totals and limits of the plan, where a pass made one; `measured`: everything that
+        was built on the way.
     """
     layers = layers_of(report["passes"])
     shares = _time_shares(report["profile"])
@@ -31,8 +34,16 @@ def explained(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "layers": layers,
         "refusals": refusals,
+        "plan": plan_note(report["passes"]),
+        "measured": measured_points(report),
         "most_sensitive": [escape(name) for name in [*names][:MOST_SENSITIVE]],
     }
+
+
+def plan_note(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What a planning pass says of its plan, from the report rows of a pipeline."""
+    notes = [row["notes"]["plan"] for row in rows if "plan" in row["notes"]]
+    return dict(notes[-1]) if notes else None
 
 
 def layers_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from effc.backends.runner import Model
 from effc.budgets import DropBudget, SizeBudget
+from effc.evaluation import EagerModel
 from effc.ir import options
 from effc.ir.data import Data, open_data
 from effc.ir.errors import UsageError
@@ -17,12 +18,13 @@ from effc.ir.program import Program
 from effc.ir.provenance import label
 from effc.ir.target import Target
 from effc.ir.trace import open_model
-from effc.metrics import Metric, metric_of
+from effc.metrics import Metric, metric_of, quality
 from effc.passes.base import Pass, PassContext, check_patterns, check_rules
 from effc.passes.bits.bfloat16 import attention_names
 from effc.passes.bits.layers import layer_names
 from effc.passes.clean.pipeline import CLEAN
 from effc.passes.manager import PassManager
+from effc.passes.plan.model import Limit
 from effc.passes.registry import parse_pipeline, pipeline_text
 from effc.passes.report import PipelineReport
 from effc.progress import Progress
@@ -99,8 +101,8 @@ class Prepared:
     inputs: dict[str, np.ndarray]
     progress: Progress
 
-    def context(self, kept: Sequence[str] = ()) -> PassContext:
-        """What the passes get; `kept` names layers to leave alone."""
+    def context(self, kept: Sequence[str] = (), limits: Sequence[Limit] = ()) -> PassContext:
+        """What the passes get; `kept` names layers to leave alone, plans keep `limits`."""
         recipe = self.recipe
         return PassContext(
             target=self.target,
@@ -110,8 +112,23 @@ class Prepared:
             exclude=tuple(recipe.exclude),
             rules=recipe.rules,
             kept=tuple(kept),
+            limits=tuple(limits),
+            evaluate=self._task_quality(),
             progress=one_stage("passes", self.passes, self.progress),
         )
+
+    def _task_quality(self) -> Callable[[Program], float] | None:
+        """Task quality of a program in PyTorch, larger is better; None without evaluation data."""
+        data, metric, clean = self.evaluation, self.metric, self.clean.program
+        if data is None or metric is None:
+            return None
+        sign = 1.0 if metric.better == "higher" else -1.0
+
+        def measured(program: Program) -> float:
+            scores = quality(EagerModel(program), data, metric, EagerModel(clean))
+            return sign * next(iter(scores.values()))
+
+        return measured
 
 
 def prepare(recipe: Recipe, sources: Sources, progress: Progress, notes: list[str]) -> Prepared:

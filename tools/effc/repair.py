@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from effc.budgets import loss_of
+from effc.passes.plan.bisection import Bisection
 from effc.passes.report import PipelineReport
 from effc.sensitivity import layer_decibel
 
@@ -37,23 +38,26 @@ def repaired(
         work: Where to build.
     """
     order = sensitive_layers(report)
-    is_met = _excess(compilation, first) <= 0
-    if is_met or not order:
+    if quality_excess(compilation, first) <= 0 or not order:
         return first
-    best, chosen, low, high, step, steps = first, 0, 1, len(order), 0, len(order).bit_length()
-    while low <= high:
-        compilation.progress("repair", step, steps)
-        count, step = (low + high) // 2, step + 1
+    search, best, tried = Bisection(1, len(order) + 1), first, 0
+    steps = search.steps
+
+    def excess_of(count: int) -> float:
+        nonlocal best, tried
+        compilation.progress("repair", tried, steps)
+        tried += 1
         trial = _trial(compilation, order[:count], work / f"float-{count}")
-        excess = _excess(compilation, trial)
-        low, high = (low, count - 1) if excess <= 0 else (count + 1, high)
-        if excess <= 0 or (not is_met and excess < _excess(compilation, best)):
-            best, trial, chosen = trial, best, count
-        is_met = is_met or excess <= 0
+        excess = quality_excess(compilation, trial)
+        if excess <= 0 or excess < quality_excess(compilation, best):
+            best, trial = trial, best
         trial.model.close()
         shutil.rmtree(trial.folder)
+        return excess
+
+    chosen = search.search(excess_of)
     compilation.progress("repair", steps, steps)
-    if is_met:
+    if chosen is not None:
         names = [*order[: min(chosen, MOST_NAMES)], *(["..."] if chosen > MOST_NAMES else [])]
         compilation.notes.append(
             f"quality budget: {chosen} of {len(order)} layers stay in float: {', '.join(names)}"
@@ -78,7 +82,7 @@ def _trial(compilation: Compilation, layers: list[str], folder: Path) -> Candida
     return candidate
 
 
-def _excess(compilation: Compilation, candidate: Candidate) -> float:
+def quality_excess(compilation: Compilation, candidate: Candidate) -> float:
     """By how much a candidate loses more than is allowed; at most 0 if it keeps the budget."""
     drop, metric = compilation.prepared.drop, compilation.prepared.metric
     before, after = compilation.baseline.quality, candidate.quality

@@ -53,8 +53,15 @@ def _size_problem(best: Candidate, baseline: Candidate, size: SizeBudget | None)
     share = 100 * found / baseline.size_nbytes
     return [
         f"size budget of {allowed:,} bytes not met: the nearest reached is {found:,} bytes "
-        f"({share:.1f}% of the baseline)"
+        f"({share:.1f}% of the baseline)",
+        *_plan_problem(best),
     ]
+
+
+def _plan_problem(best: Candidate) -> list[str]:
+    """What a planning pass says of limits it could not keep."""
+    said = [row["notes"]["infeasible"] for row in best.passes if "infeasible" in row["notes"]]
+    return [f"weights alone: {text}" for text in said]
 
 
 def _drop_problem(

@@ -1,6 +1,7 @@
 """`effc explain`: what was decided for each layer, and why."""
 
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,13 +14,22 @@ def command(
     layer: Annotated[
         str | None, typer.Argument(metavar="LAYER", help="A layer's name or a pattern.")
     ] = None,
+    front: Annotated[
+        str | None, typer.Option("--front", help="Draw the measured points as a PNG file.")
+    ] = None,
     as_json: shared.AsJson = False,
 ) -> None:
     """Show what was decided for each layer, and why."""
     from effc.artifact import Artifact
     from effc.explanation import explained
 
-    facts = explained(Artifact(out).report)
+    report = Artifact(out).report
+    facts = explained(report)
+    if front:
+        from effc.front import draw_front
+
+        draw_front(report, Path(front))
+        typer.echo(f"wrote {front}", err=True)
     if layer is not None:
         facts = _narrowed(facts, layer)
     if as_json:
@@ -41,14 +51,18 @@ def _narrowed(facts: dict[str, Any], pattern: str) -> dict[str, Any]:
             f"layer {pattern!r} matches nothing; layers are {', '.join(known[:6]) or 'none'}{more}"
         )
     sensitive = [name for name in facts["most_sensitive"] if name in layers]
-    return {"layers": layers, "refusals": refusals, "most_sensitive": sensitive}
+    return {**facts, "layers": layers, "refusals": refusals, "most_sensitive": sensitive}
 
 
 def _print(facts: dict[str, Any]) -> None:
+    from effc.plan_tables import plan_table, points_table
     from effc.tables import layer_table, render
 
     if facts["layers"]:
         typer.echo(render([layer_table(facts["layers"])]), nl=False)
+        if facts["plan"]:
+            tables = [plan_table(facts["layers"], facts["plan"]), points_table(facts["measured"])]
+            typer.echo(render(tables), nl=False)
     else:
         typer.echo("no layer was changed")
     for entry in facts["refusals"]:

@@ -1,0 +1,106 @@
+"""Budgets kept by a plan: measured sizes and quality, what is said where there is no such plan."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import effc
+from effc.front import draw_front, measured_points
+from effc.ir.errors import UsageError
+from effc.passes.bits.metrics import registry
+
+PLAIN = "compile cli_models:classifier --threads 1 --calib cli_models:batches".split()
+OUTLIER = """compile cli_models:with_outlier --threads 1 --calib cli_models:batches
+    --eval cli_models:labelled_outlier --metric top1""".split()
+PLANNED = ["-p", "allocate-bits"]
+BETWEEN = 6000
+
+
+@pytest.fixture
+def whole(small_artifact):
+    """Bytes of the classifier in float."""
+    report = json.loads((small_artifact / "report.json").read_text())
+    return int(report["baseline"]["size_nbytes"])
+
+
+def test_size_is_kept_with_the_least_loss(run, clock, whole, monkeypatch):
+    budget = whole - BETWEEN
+    run(*PLAIN, *PLANNED, "-o", "out", "--max-size", f"{budget}B").assert_succeeds()
+    report = json.loads(Path("out/report.json").read_text())
+    assert effc.Artifact("out").size_nbytes <= budget
+    (row,) = report["passes"]
+    formats = {name: note["format"] for name, note in row["notes"]["layers"].items()}
+    assert formats.keys() == {"first", "second", "last"}
+    assert set(formats.values()) == {"float32", "w8a8"}
+    assert row["notes"]["plan"]["limits"][0]["resource"] == "nbytes"
+    said = run("explain", "out").assert_succeeds().out
+    for name, text in formats.items():
+        assert re.search(rf"^ *{name} +{text} ", said, re.MULTILINE), said
+    assert "measured on the way" in said
+    facts = run("explain", "out", "--json").json
+    assert facts["measured"][0]["what"] == "baseline"
+    assert facts["plan"]["metric"] == "sqnr"
+
+    def never(study, name, forms):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(registry.Metric, "losses", never, raising=False)
+    run(*PLAIN, *PLANNED, "-o", "more", "--max-size", f"{budget + 3000}B").assert_succeeds()
+    assert effc.Artifact("more").size_nbytes <= budget + 3000
+
+
+def test_size_that_no_plan_has(run, clock, whole):
+    ran = run(*PLAIN, *PLANNED, "-o", "out", "--max-size", "9KB")
+    error = ran.assert_fails(4, "size budget of 9,000 bytes not met", "kept in out-candidate")
+    assert re.search(r"weights alone: no plan has at most .* bytes \(--max-size 9KB\): the "
+                     r"nearest feasible value is [\d,]+ bytes", error)  # fmt: skip
+    report = json.loads(Path("out-candidate/report.json").read_text())
+    formats = {note["format"] for note in report["passes"][0]["notes"]["layers"].values()}
+    assert formats == {"w8a8"}
+
+
+def test_quality_is_kept_with_the_smallest_plan(run, clock):
+    run(*OUTLIER, *PLANNED, "-o", "out", "--max-drop", "10pt").assert_succeeds()
+    report = json.loads(Path("out/report.json").read_text())
+    layers = report["passes"][0]["notes"]["layers"]
+    assert layers["second"]["format"] == "float32"
+    assert report["result"]["quality"] >= 0.9
+    assert report["result"]["size_nbytes"] < report["baseline"]["size_nbytes"]
+    tried = [trial for trial in report["trials"] if "predicted_loss" in trial]
+    assert len(tried) <= 3
+    met = [trial["size_nbytes"] for trial in tried if trial["quality"] >= 0.9]
+    assert report["result"]["size_nbytes"] == min(met)
+
+
+def test_both_budgets_that_exclude_each_other(run, clock):
+    words = [*OUTLIER, *PLANNED, "-o", "out", "--max-drop", "1%", "--max-size", "9KB"]
+    run(*words).assert_fails(
+        4, "size budget of 9,000 bytes not met", "quality budget of 1% not met"
+    )
+    assert not Path("out").exists()
+
+
+def point(size, quality, what="trial"):
+    return {"what": what, "size_nbytes": size, "quality": quality}
+
+
+@pytest.mark.parametrize(
+    ("better", "expected"),
+    [("higher", [True, True, False, False]), ("lower", [False, True, True, True])],
+)
+def test_front(better, expected, tmp_path):
+    trials = [point(100, 0.9), point(80, 0.8), point(90, 0.7), point(85, 0.75)]
+    report = {"metric": {"better": better, "name": "top1"}, "trials": trials}
+    assert [one["is_best"] for one in measured_points(report)] == expected
+    path = tmp_path / "front.png"
+    draw_front(report, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_front_of_nothing(tmp_path):
+    report = {"metric": None, "trials": [point(100, None)]}
+    assert measured_points(report)[0]["is_best"] is None
+    with pytest.raises(UsageError, match="nothing was evaluated; compile with --eval"):
+        draw_front(report, tmp_path / "front.png")

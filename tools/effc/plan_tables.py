@@ -1,0 +1,50 @@
+"""Tables of a plan: what each layer took and what would change that; what was measured."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from effc.tables import table
+from effc.units import metric_text, size_text
+
+
+def plan_table(layers: dict[str, dict[str, Any]], plan: dict[str, Any]) -> Table:
+    """Format, predicted loss, bytes and time per layer; the runner-up and the size that brings it.
+
+    Args:
+        layers: Notes by layer.
+        plan: Totals, metric and solver of the plan.
+    """
+    loss, size = plan["totals"]["loss"], size_text(plan["totals"]["nbytes"])
+    title = f"plan by {plan['metric']}, {plan['solver']}: loss {loss:.3g}, {size}"
+    numbers = ("loss", "bytes", "time", "runner-up's loss", "from")
+    made = table(title, "layer", "format", "loss", "bytes", "time", "runner-up",
+                 "runner-up's loss", "from", numbers=numbers)  # fmt: skip
+    for name, notes in layers.items():
+        if "format" not in notes:
+            continue
+        cells = [name, notes["format"], f"{notes['predicted_loss']:.3g}", f"{notes['nbytes']:,}",
+                 f"{notes.get('time_share', 0.0):.1%}"]  # fmt: skip
+        if "runner_up" in notes:
+            whole = notes["changes_at_nbytes"] + plan["other_nbytes"]
+            cells += [notes["runner_up"], f"{notes['runner_up_loss']:.3g}", size_text(whole)]
+        made.add_row(*map(Text, cells))
+    return made
+
+
+def points_table(points: Iterable[dict[str, Any]]) -> Table:
+    """Everything built on the way: size, quality, prediction, whether nothing beats it."""
+    numbers = ("size", "quality", "predicted loss")
+    made = table("measured on the way", "what", *numbers, "front", numbers=numbers)
+    for point in points:
+        loss = "" if point["predicted_loss"] is None else f"{point['predicted_loss']:.3g}"
+        cells = [
+            point["what"],
+            size_text(point["size_nbytes"]),
+            metric_text(point["quality"]),
+            loss,
+        ]
+        made.add_row(*map(Text, [*cells, "yes" if point["is_best"] else ""]))
+    return made
