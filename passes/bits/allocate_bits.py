@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from glob import escape
 from typing import Any, ClassVar
 
+import torch
+
 from effc.ir.edit import Editor
 from effc.ir.program import FORWARD, Program
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
@@ -21,8 +23,10 @@ from effc.passes.bits.forms import INT8, Form
 from effc.passes.bits.layers import Wanted, layer_names, select
 from effc.passes.bits.metrics.automatic import predicted
 from effc.passes.bits.metrics.parts import Part, parts_of
+from effc.passes.bits.metrics.second_moments import moments_of
 from effc.passes.bits.metrics.study import Study
 from effc.passes.bits.quantize import Quantize
+from effc.passes.bits.rounding.strategies import Rounding, needs_moments, rounded_weight
 from effc.passes.plan.bisection import limits_along
 from effc.passes.plan.model import Infeasible, Plan, Problem
 from effc.passes.plan.solver import solve
@@ -47,6 +51,8 @@ class AllocateBits(Pass):
             (weights only) or such as `w4a8g64`. A rule `bits=` for a layer leaves it one format.
         group: Weights that share a scale, for formats below 8 bits that name none.
         average_bits: The largest average of the bits of a weight; none for no limit.
+        rounding: How simulated weights are rounded; `awq`, `gptq` and `gptq-act-order` need
+            calibration data. Losses are predicted for rounding to nearest.
         simulate: Whether formats other than `8` may be chosen; such weights are rounded but stay in
             float, so nothing becomes smaller.
     """
@@ -58,6 +64,7 @@ class AllocateBits(Pass):
     bits: tuple[str, ...] = ("float", "8")
     group: int = 32
     average_bits: float | None = None
+    rounding: Rounding = "nearest"
     simulate: bool = False
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
@@ -81,7 +88,7 @@ class AllocateBits(Pass):
         rest = other_nbytes(program, parts)
         if isinstance(answer, Infeasible):
             notes["infeasible"] = explained(answer, rest)
-        written = _written(program, chosen, ctx)
+        written = self._written(study, chosen)
         for name, note in written.notes.get("layers", {}).items():
             layers[name] = {**layers.get(name.partition("#")[0], {}), **note}
         notes |= {"plan": _plan_note(problem, plan, offers[0].metric, rest), "layers": layers}
@@ -100,6 +107,25 @@ class AllocateBits(Pass):
             for part, chosen in choices.items()
         ]
         return offers, notes
+
+    def _written(self, study: Study, chosen: dict[Part, Form]) -> Outcome:
+        """Write what was chosen: rounded weights first, then codes under per-layer rules."""
+        simulated = {p: f for p, f in chosen.items() if not f.is_float and f != INT8}
+        with_data = needs_moments(self.rounding)
+        rounded = {
+            part: rounded_weight(
+                part, form, self.rounding, moments_of(study, part) if with_data else None
+            )
+            for part, form in simulated.items()
+        }
+        editor = Editor(study.program, FORWARD, RULE)
+        for part, weight in rounded.items():
+            _simulate(editor, part, weight)
+        is_changed = editor.finish()
+        names = [name for part, form in chosen.items() if form != INT8 for name in part.members]
+        rules = tuple((escape(name), {"bits": "float"}) for name in names)
+        outcome = Quantize().run(study.program, replace(study.ctx, rules=rules))
+        return replace(outcome, changed=outcome.changed or is_changed)
 
     def _problem(self, program: Program, offers: Sequence[Offer], ctx: PassContext) -> Problem:
         parts = [offer.part for offer in offers]
@@ -126,25 +152,8 @@ def _plan_note(problem: Problem, plan: Plan, metric: str, rest: int) -> dict[str
     return {**facts, "metric": metric, "limits": limits, "other_nbytes": rest, "sizes": sizes}
 
 
-def _written(program: Program, chosen: dict[Part, Form], ctx: PassContext) -> Outcome:
-    """Write what was chosen: rounded weights first, then codes under per-layer rules."""
-    editor = Editor(program, FORWARD, RULE)
-    for part, form in chosen.items():
-        if not form.is_float and form != INT8:
-            _simulate(editor, part, form)
-    is_changed = editor.finish()
-    rules = tuple(
-        (escape(name), {"bits": "float"})
-        for part, form in chosen.items()
-        for name in part.members
-        if form != INT8
-    )
-    outcome = Quantize().run(program, replace(ctx, rules=rules))
-    return replace(outcome, changed=outcome.changed or is_changed)
-
-
-def _simulate(editor: Editor, part: Part, form: Form) -> None:
-    rounded = form.restored(part.weight)
+def _simulate(editor: Editor, part: Part, rounded: torch.Tensor) -> None:
+    """Let everything read the rounded weight."""
     for source in part.sources:
         made = editor.weight(f"{source.target}_rounded", rounded, like=source)
         editor.replace(source, made)

@@ -20,7 +20,7 @@ from effc.passes.plan.solver import Answer
 from effc.passes.plan.table import Indices, Table, Vector
 
 SMALL_ROWS = 300
-CORE_ROWS = 1500
+CORE_ROWS = 600
 CUTS = 60
 DUAL_GAP = 1e-9
 SECONDS = 20.0
@@ -189,7 +189,10 @@ def _exact(table: Table, core: Indices, known: Indices | None) -> tuple[Indices 
 def _program(
     table: Table, core: Indices, owners: Indices, allowed: Vector, known: Indices | None
 ) -> OptimizeResult:
-    """Solve the program over some rows, its objective scaled to the digits that matter."""
+    """Solve the program over some rows, its objective scaled to the digits that matter.
+
+    Without presolve: bringing solutions back through it makes the solver print to stdout.
+    """
     count, scales = len(core), table.scales()
     least = np.minimum.reduceat(table.objective[core], _starts(owners))
     objective = table.objective[core] - least[owners]
@@ -203,7 +206,7 @@ def _program(
         ],
         integrality=np.ones(count, dtype=np.int64),
         bounds=Bounds(0, 1),
-        options={"mip_rel_gap": 0.0, "time_limit": SECONDS},
+        options={"mip_rel_gap": 0.0, "time_limit": SECONDS, "presolve": False},
     )
 
 

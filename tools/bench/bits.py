@@ -2,9 +2,9 @@
 
 For every digits model of the zoo and three budgets on the average bits of a weight, each metric
 plans formats of 2 to 8 bits with the integer program, and further solvers plan by one of them. What
-is measured is the divergence of the outputs from those in float and the accuracy, on the test split,
-with the chosen weights rounded (weights only, groups of 32). Uniform, first-and-last and random
-choices, which look at no sensitivity, stand beside them.
+is measured is the divergence of the outputs from those in float and the accuracy, on the test
+split, with the chosen weights rounded (weights only, groups of 32). Uniform, first-and-last and
+random choices, which look at no sensitivity, stand beside them.
 """
 
 import json

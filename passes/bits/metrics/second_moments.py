@@ -45,7 +45,7 @@ class Moments:
 
     def energy(self, weight: torch.Tensor) -> float:
         """Sum of squares of the outputs of a weight [out, ...]: tr(W H W^T)."""
-        rows = _grouped(weight, len(self.whole))
+        rows = grouped(weight, len(self.whole))
         if self.whole.ndim == 2:
             return float(np.einsum("gok,gk->", rows**2, self.whole))
         return float(np.einsum("gok,gok->", rows @ self.whole, rows))
@@ -53,7 +53,7 @@ class Moments:
     def rounding(self, weight: torch.Tensor) -> float:
         """Sum of squares of what rounded activations add to the outputs."""
         per_term = self.noise * self.diagonal.mean(1, keepdims=True)
-        return float((_grouped(weight, len(self.whole)) ** 2 * per_term[:, None, :]).sum())
+        return float((grouped(weight, len(self.whole)) ** 2 * per_term[:, None, :]).sum())
 
 
 def moments_of(study: Study, part: Part) -> Moments | None:
@@ -181,10 +181,10 @@ def inverse_diagonal(moments: Moments) -> Matrix:
 
 
 def _weighed(weight: torch.Tensor, worth: Matrix) -> float:
-    return float((_grouped(weight, len(worth)) ** 2 * worth[:, None, :]).sum())
+    return float((grouped(weight, len(worth)) ** 2 * worth[:, None, :]).sum())
 
 
-def _grouped(weight: torch.Tensor, groups: int) -> Matrix:
+def grouped(weight: torch.Tensor, groups: int) -> Matrix:
     """A weight [out, ...] as float64 [groups, out / groups, terms]."""
     rows = weight.detach().reshape(weight.shape[0], -1).double().numpy()
     return np.asarray(rows.reshape(groups, len(rows) // groups, -1))

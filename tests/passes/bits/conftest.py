@@ -13,6 +13,9 @@ from effc.ir.program import Program
 from effc.ir.provenance import label
 from effc.ir.testing import traced
 from effc.passes.base import PassContext
+from effc.passes.bits.layers import Wanted, select
+from effc.passes.bits.metrics.parts import parts_of
+from effc.passes.bits.metrics.study import Study
 from effc.passes.bits.quantize import Quantize
 from effc.passes.manager import PassManager
 
@@ -137,3 +140,24 @@ def error_db() -> Callable[[Program, Program, dict[str, Tensor]], float]:
         return -10 * float(torch.log10(noise))
 
     return measure
+
+
+@pytest.fixture(scope="session")
+def study_of() -> Callable[..., Study]:
+    """A program under study, with normal or integer inputs."""
+
+    def make(program: Program, **settings: Any) -> Study:
+        generator = torch.Generator().manual_seed(1)
+        (spec,) = program.signature.inputs
+        shape = [size if isinstance(size, int) else 4 for size in spec.shape]
+        data = [
+            {spec.name: torch.randn(shape, generator=generator)}
+            if spec.dtype.is_floating_point
+            else {spec.name: torch.randint(0, 512, shape, generator=generator)}
+            for _ in range(2)
+        ]
+        ctx = PassContext(**{"calibration": data, **settings})
+        selection = select(program, "forward", ctx, Wanted())
+        return Study(program, parts_of(program, selection.layers), ctx)
+
+    return make
