@@ -19,6 +19,7 @@ from effc.passes.bits.allocation import (
     explained,
     other_nbytes,
 )
+from effc.passes.bits.bfloat16 import attention_names
 from effc.passes.bits.forms import INT8, Form
 from effc.passes.bits.layers import Wanted, layer_names, select
 from effc.passes.bits.metrics.automatic import predicted
@@ -69,7 +70,7 @@ class AllocateBits(Pass):
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Offer, choose, write."""
-        check_patterns(ctx, layer_names(program))
+        check_patterns(ctx, [*layer_names(program), *attention_names(program)])
         forms = [Form.parse(text, self.group) for text in dict.fromkeys(self.bits)]
         selection = select(program, FORWARD, replace(ctx, rules=()), Wanted())
         parts = parts_of(program, selection.layers)
