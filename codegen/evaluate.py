@@ -175,8 +175,9 @@ class Evaluator:
                 continue
             value = self.operand(node, child, point)
             operands.append(self._converted(value, child, dtype, point.lanes, name))
-        if self.region.is_coarse and name in coarse_math.FUNCTIONS and dtype == torch.float32:
-            result = coarse_math.FUNCTIONS[name](self.builder, operands[0])
+        coarse = coarse_math.function_of(node, name) if self.region.is_coarse else None
+        if coarse is not None:
+            result = coarse(self.builder, operands[0])
         else:
             result = RULES[name](self.builder, node, operands)
         return cast(result, held(node.meta["val"].dtype))

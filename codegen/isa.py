@@ -10,7 +10,7 @@ from tvm import tirx
 from effc.codegen.tir import Expr, cast, const, llvm, same_type, splat, with_lanes
 from effc.ir.target import BF16, VNNI, Target
 
-PAIR_FUNCTION = "effc_dot_pairs"
+PAIR_FUNCTION, ROUND_FUNCTION = "effc_dot_pairs", "effc_round_bfloat16"
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,15 @@ class Isa:
     def load_dot_weights(self, buffer: tirx.Buffer, at: Expr) -> Expr:
         """`dot_width` int8 weights for each lane, in the form `dot` takes."""
         count = self.lanes * self.dot_width
-        packed = tirx.BufferLoad(buffer, [tirx.Ramp(at, const(1), count)])
+        return self.dot_weights(tirx.BufferLoad(buffer, [tirx.Ramp(at, const(1), count)]))
+
+    def dot_weights(self, packed: Expr) -> Expr:
+        """int8 weights in the form `dot` takes."""
         return packed if self.has_vnni else cast(packed, "int16")
+
+    def dot_ones(self) -> Expr:
+        """The activation 1 for every product of a step, in the form `dot` takes."""
+        return const(0x01010101 if self.has_vnni else 0x00010001, with_lanes("int32", self.lanes))
 
     def dot(self, total: Expr, activations: Expr, weights: Expr) -> Expr:
         """`total[i] + sum_j activations[j] * weights[i][j]` without saturation."""
@@ -115,12 +122,18 @@ class Isa:
             with_lanes("float32", self.lanes), PAIR_FUNCTION, total, *operands
         )
 
+    def round_pairs(self, values: Expr) -> Expr:
+        """A float32 vector as bfloat16 bits; the function around it must import `pair_code`."""
+        return tirx.call_pure_extern(with_lanes("uint16", self.lanes), ROUND_FUNCTION, values)
+
     @property
     def pair_code(self) -> str:
-        """LLVM's form of `dot_pairs`; TVM's own code generator has no bfloat16 type."""
+        """LLVM's form of products and roundings; TVM's own code generator has no bfloat16 type."""
         total, codes = f"<{self.lanes} x float>", f"<{self.lanes * 2} x i16>"
         pairs, name = f"<{self.lanes * 2} x bfloat>", f"dpbf16ps.{self.lanes * 32}"
         taken = f"{total} %c, {codes} %a, {codes} %b"
+        half, bits = f"<{self.lanes} x bfloat>", f"<{self.lanes} x i16>"
+        narrow = f"@llvm.x86.avx512bf16.cvtneps2bf16.{self.lanes * 32}"
         return f"""
 define internal {total} @{PAIR_FUNCTION}({taken}) alwaysinline nounwind {{
   %x = bitcast {codes} %a to {pairs}
@@ -129,4 +142,10 @@ define internal {total} @{PAIR_FUNCTION}({taken}) alwaysinline nounwind {{
   ret {total} %r
 }}
 declare {total} @llvm.x86.avx512bf16.{name}({total}, {pairs}, {pairs})
+define internal {bits} @{ROUND_FUNCTION}({total} %a) alwaysinline nounwind {{
+  %r = call {half} {narrow}({total} %a)
+  %c = bitcast {half} %r to {bits}
+  ret {bits} %c
+}}
+declare {half} {narrow}({total})
 """

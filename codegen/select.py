@@ -29,6 +29,7 @@ FAMILIES = {
     "aten.matmul.default": "product",
     "aten.scaled_dot_product_attention.default": "attention",
     "effc.attention_half.default": "attention",
+    "effc.attention_integer.default": "attention",
 }
 
 

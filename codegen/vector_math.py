@@ -16,6 +16,7 @@ LN2_HIGH, LN2_LOW = 0.693145751953125, 1.42860682030941723212e-6
 EXP_MIN, EXP_MAX = -104.5, 88.72283
 RECIPROCAL_MAX = 2.0**126
 AVX512_LANES, CURRENT_ROUNDING = 16, 4
+TO_NEAREST = 8  # without exceptions
 EXP_TERMS = (
     1.9875691500e-4,
     1.3981999507e-3,
@@ -24,6 +25,11 @@ EXP_TERMS = (
     1.6666665459e-1,
     5.0000001201e-1,
 )
+EXP2_MIN = -160.0
+EXP2_TERMS = (
+    1.534581209e-4, 1.339993136e-3, 9.618488958e-3, 5.550328777e-2, 2.402264689e-1, 6.931472057e-1,
+    1.0,
+)  # fmt: skip
 
 
 def like(expr: Expr, value: float) -> Expr:
@@ -72,6 +78,24 @@ def exp(b: Builder, x: Expr) -> Expr:
     r = b.let(fma(n, like(x, -LN2_LOW), r))
     p = b.let(fma(polynomial(r, EXP_TERMS), r * r, r + like(x, 1.0)))
     return b.let(scaled(b, p, n))
+
+
+def exp2(b: Builder, x: Expr) -> Expr:
+    """2^x within 2 ulp for x up to 127; 0 for -infinity.
+
+    A polynomial of degree 6 on [-0.5, 0.5], fitted for the relative error by reweighted least
+    squares.
+    """
+    if lanes_of(x) == AVX512_LANES:  # of an infinity this fraction is 0
+        every, rounding = const(-1, "int16"), const(CURRENT_ROUNDING, "int32")
+        name, to_nearest = "llvm.x86.avx512.mask.reduce.ps.512", const(TO_NEAREST, "int32")
+        fraction = b.let(same_type(name, x, to_nearest, x, every, rounding))
+        whole = b.let(x - fraction)
+    else:
+        x = b.let(tirx.Max(like(x, EXP2_MIN), x))
+        whole = b.let(same_type("llvm.nearbyint", x))
+        fraction = b.let(x - whole)
+    return b.let(scaled(b, b.let(polynomial(fraction, EXP2_TERMS)), whole))
 
 
 def scaled(b: Builder, x: Expr, n: Expr) -> Expr:

@@ -1,291 +1,296 @@
-"""The second stage of attention: scores, softmax and weighted sums of a tile of queries."""
+"""The second stage of attention: tiles of queries against blocks of keys, with an online softmax.
+
+The exponentials of a block are relative to the block's own largest score. What a tile has summed up
+so far is kept relative to the largest score so far, and rescaled when a block brings a larger one.
+Several tiles go through the blocks together, so that a block of keys and values stays in cache.
+"""
 
 import math
-from collections.abc import Iterator
 
-import torch
 from torch import fx
 from tvm import tirx
 
-from effc.codegen.access import Access
-from effc.codegen.dtypes import from_memory, stored
 from effc.codegen.epilogue import Epilogue
-from effc.codegen.evaluate import Evaluator, Point, flat_index
-from effc.codegen.families.attention_pack import Packed
-from effc.codegen.families.attention_problem import Problem, key_vectors
+from effc.codegen.evaluate import Evaluator
+from effc.codegen.families.attention_factors import KINDS
+from effc.codegen.families.attention_frame import Frame
+from effc.codegen.families.attention_problem import key_vectors
+from effc.codegen.families.attention_scores import Scores
 from effc.codegen.families.elementwise import unravel
-from effc.codegen.isa import Isa
-from effc.codegen.kernel import FunctionBuilder, Stage
-from effc.codegen.reduce_lanes import LARGEST_NUMBER, SUM, Totals
-from effc.codegen.region import Region
-from effc.codegen.tir import (
-    Expr,
-    const,
-    index,
-    load,
-    load_masked,
-    mask,
-    splat,
-    with_lanes,
-)
-from effc.codegen.vector_math import exp
-from effc.codegen.vectors import Run, Vectors
-from effc.ir.symbols import Size, ceil_div, product, simplify
+from effc.codegen.kernel import Stage
+from effc.codegen.reduce_lanes import SUM, across_lanes
+from effc.codegen.tir import Expr, cast, const, index, load, splat, with_lanes
+from effc.codegen.vector_math import exp2
+from effc.ir.symbols import Size, ceil_div, product
 
 FLOAT_NBYTES = 4
 MAX_ROWS = 6
+MAX_TILES = 8
 
 
 class Attention:
-    """The second stage."""
+    """Writes the second stage."""
 
-    def __init__(
-        self,
-        region: Region,
-        anchor: fx.Node,
-        problem: Problem,
-        isa: Isa,
-        name: str,
-        symbols: tuple[str, ...],
-    ) -> None:
-        self.region, self.anchor, self.problem, self.isa = region, anchor, problem, isa
-        self.function = FunctionBuilder(name, symbols)
-        self.b = self.function.builder
-        self.inputs = [
-            self.function.param("input", i, stored(a.dtype)) for i, a in enumerate(region.inputs)
-        ]
-        self.outputs = [
-            self.function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)
-        ]
-        self.sizes = Packed.of(region, problem, isa)
-        self.keys = self.function.param("temporary", "keys", self.sizes.dtype)
-        self.scores = self.function.param("scratch", 0, "float32")
-        self.query: Access = region.inputs[problem.query]
-        self.value: Access = region.inputs[problem.value]
-        self.length, self.source_length = self.query.shape[-2], self.value.shape[-2]
-        self.features, self.columns = self.query.shape[-1], self.value.shape[-1]
-        self.domain = region.shape(anchor)
-        self.width = self.sizes.width
-        self.vectors = Vectors(isa.lanes, isa.has_masks)
+    def __init__(self, frame: Frame, anchor: fx.Node) -> None:
+        self.frame, self.b, self.isa = frame, frame.b, frame.isa
+        self.lanes, self.block = frame.isa.lanes, frame.problem.block
+        self.columns = frame.sizes.columns
         self.rows = self._tile_rows()
+        self.is_single = isinstance(frame.source_length, int) and (
+            frame.source_length <= self.block
+        )
+        self.tiles = 1 if self.is_single else MAX_TILES
+        self.memory = frame.function.param("scratch", 0, "float32")
+        self.factors = KINDS[frame.problem.arithmetic](frame)
+        self.scores = Scores(frame, self.factors, self.memory)
+        self.weights, self.origin = self.memory, 0
+        if self.factors.weight != "float32":
+            self.weights = frame.function.param("scratch", 1, self.factors.weight)
+            self.origin = self._floats() * FLOAT_NBYTES // self._weight_nbytes()
+        self.epilogue = self._epilogue(anchor)
+
+    def _epilogue(self, anchor: fx.Node) -> Epilogue:
+        frame, problem = self.frame, self.frame.problem
         inner = {problem.query, problem.key, problem.value, problem.mask}
         accesses = [
-            a if i in inner else a.aligned_to(self.domain) for i, a in enumerate(region.inputs)
+            a if i in inner else a.aligned_to(frame.domain)
+            for i, a in enumerate(frame.region.inputs)
         ]
-        evaluator = Evaluator(region, self.b, self.inputs, accesses, pointwise=True)
-        self.epilogue = Epilogue(anchor, evaluator, self.outputs, region.outputs, isa.has_masks)
+        evaluator = Evaluator(frame.region, self.b, frame.inputs, accesses, pointwise=True)
+        return Epilogue(anchor, evaluator, frame.outputs, frame.region.outputs, self.isa.has_masks)
 
     def _tile_rows(self) -> int:
         """Queries of a tile: the number up to six that wastes least."""
-        length = self.length
+        length = self.frame.length
         if not isinstance(length, int):
             return MAX_ROWS
         most = min(MAX_ROWS, length)
         return min(range(most, 0, -1), key=lambda rows: -(-length // rows) * rows + 8 / rows)
 
-    def scratch(self) -> Size:
-        """Bytes of scores per thread."""
-        return simplify(self._row_stride() * self.rows * FLOAT_NBYTES)
+    def _weight_nbytes(self) -> int:
+        return {"float32": 4, "uint16": 2, "uint8": 1}[self.factors.weight]
 
-    def _row_stride(self) -> Size:
-        return simplify(ceil_div(self.source_length, self.width) * self.width)
+    def _floats(self) -> int:
+        """float32 numbers of a thread's memory: scores, and the state of every tile."""
+        state = 0 if self.is_single else self.tiles * (self._state_size() + self.lanes)
+        return self.rows * self.block + state
+
+    def _state_size(self) -> int:
+        return self.rows * (self.columns + self.lanes)
+
+    def scratch(self) -> int:
+        """Bytes of memory per thread."""
+        return self._floats() * FLOAT_NBYTES + self.rows * self.block * self._weight_nbytes()
 
     def stage(self) -> Stage:
-        """Emit the loops over tiles of queries."""
-        b = self.b
-        outer: list[Size] = [*self.domain[:-2], ceil_div(self.length, self.rows)]
-        begin, end = self.function.task_range
+        """Emit the loops over groups of tiles."""
+        b, frame, rows = self.b, self.frame, self.rows
+        outer: list[Size] = [*frame.domain[:-2], ceil_div(frame.length, rows * self.tiles)]
+        begin, end = frame.function.task_range
         with b.loop(begin, end, "task") as task:
-            *place, tile = unravel(b, task, outer)
-            self.place = tuple(place)
-            length, rows = b.size(self.length), index(self.rows)
-            if isinstance(self.length, int):
-                self._tile(b.let(tirx.Min(tile * rows, length - rows)), self.rows)
+            *place, group = unravel(b, task, outer)
+            frame.place = tuple(place)
+            self.scores.begin()
+            if isinstance(frame.length, int):
+                self._group(group)
             else:
-                enough = length >= rows
+                enough = b.size(frame.length) >= index(rows)
                 with b.when(enough):
-                    self._tile(b.let(tirx.Min(tile * rows, length - rows)), self.rows)
-                with b.otherwise(enough), b.loop(index(0), length, "query") as query:
-                    self._tile(query, 1)
-        return self.function.close(product(outer))
+                    self._group(group)
+                with b.otherwise(enough), b.loop(0, b.size(frame.length), "query") as query:
+                    self._attend(_Tiles(query, 1, query), 1)
+        return frame.function.close(product(outer))
 
-    def _tile(self, first: Expr, rows: int) -> None:
-        """Attend from the queries `first..first + rows`."""
+    def _group(self, group: Expr) -> None:
+        b, length = self.b, self.frame.length
+        number = b.let(group * index(self.tiles))
+        last = b.let(b.size(length) - index(self.rows))
+        if self.tiles == 1:
+            self._attend(_Tiles(number, 1, last), self.rows)
+            return
+        left = b.size(ceil_div(length, self.rows)) - number
+        self._attend(_Tiles(number, b.let(tirx.Min(left, index(self.tiles))), last), self.rows)
+
+    def _attend(self, tiles: "_Tiles", rows: int) -> None:
+        """Attend from some tiles of queries."""
         b = self.b
-        limit = b.size(self.source_length)
-        if self.problem.is_causal:
-            limit = b.let(tirx.Min(first + index(rows), limit))
-        self._products(first, rows, limit)
-        factors = [self._softmax(first, row, limit) for row in range(rows)]
-        self._weighted_sums(first, rows, limit, factors)
+        if self.is_single:
+            with b.loop(0, tiles.count, "tile") as tile:
+                first = b.let(tiles.first(tile, rows))
+                self._at_once(first, rows)
+            return
+        with b.loop(0, tiles.count, "tile") as tile:
+            self._clear(tile)
+        last = b.let(tiles.first(index(tiles.count) - index(1), rows))
+        limit = self.scores.limit(last, rows)
+        blocks = tirx.Div(limit + index(self.block - 1), index(self.block))
+        with b.loop(0, b.let(blocks), "block") as block:
+            start = b.let(block * index(self.block))
+            with b.loop(0, tiles.count, "tile") as tile:
+                first = b.let(tiles.first(tile, rows))
+                limit = self.scores.limit(first, rows)
+                with b.when(start < limit):
+                    count = b.let(tirx.Min(limit - start, index(self.block)))
+                    self._add_block(tile, first, rows, start, count)
+        with b.loop(0, tiles.count, "tile") as tile:
+            self._finish_tile(tile, b.let(tiles.first(tile, rows)), rows)
 
-    def _key_place(self) -> tuple[Expr, ...]:
-        """Outer coordinates of the keys: grouped queries share a head."""
-        if self.problem.repeats == 1:
-            return self.place
-        head = self.b.let(tirx.Div(self.place[-1], index(self.problem.repeats)))
-        return (*self.place[:-1], head)
-
-    def _products(self, first: Expr, rows: int, limit: Expr) -> None:
-        """Scores of the tile with every panel of keys, not scaled yet."""
-        b, lanes, width = self.b, self.isa.lanes, self.width
-        source, stride = self.inputs[self.problem.query], b.size(self.query.strides[-2])
-        base = b.let(flat_index(b, self.query, Point((*self.place, first, index(0)))))
-        panel_size = index(self.sizes.features * width)
-        panel_base = b.let(self._head() * b.size(self.sizes.panels) * panel_size)
-        used = b.let(tirx.Div(limit + index(width - 1), index(width)))
-        with b.loop(index(0), used, "panel") as panel:
-            totals = b.local("float32", rows * width, "score")
-            for place in range(0, rows * width, lanes):
-                b.store(totals, const(0.0, with_lanes("float32", lanes)), place)
-            here = b.let(panel_base + panel * panel_size)
-            for e, is_single in self._features():
-                keys = [
-                    b.let(load(self.keys, here + e * index(width) + index(v * lanes), lanes))
-                    for v in range(key_vectors(self.isa))
-                ]
-                for row in range(rows):
-                    feature = self._feature(source, base + stride * index(row), e, is_single)
-                    self._accumulate(totals, row * width, b.let(feature), keys)
+    def _at_once(self, first: Expr, rows: int) -> None:
+        """Attend to all keys in one block."""
+        start = index(0)
+        count = self.scores.limit(first, rows)
+        tops = [self._finite(top) for top in self.scores.block(first, rows, start, count)]
+        sums = self.scores.exponentials(tops, count, self.weights, self.origin)
+        inverses = [self._inverse(sum_) for sum_ in sums]
+        for column, parts in self._column_blocks():
+            totals = self._weighted(rows, start, count, column, parts)
             for row in range(rows):
-                for v in range(key_vectors(self.isa)):
-                    at = self._score(row, panel * index(width) + index(v * lanes))
-                    b.store(self.scores, load(totals, row * width + v * lanes, lanes), at)
+                for number, (at, valid) in enumerate(parts):
+                    place = (row * len(parts) + number) * self.lanes
+                    total = cast(load(totals, place, self.lanes), "float32")
+                    self._finish(first, row, column + at, valid, total, inverses[row])
 
-    def _accumulate(self, totals: tirx.Buffer, at: int, factor: Expr, vectors: list[Expr]) -> None:
-        lanes = self.isa.lanes
-        for number, vector in enumerate(vectors):
-            place = at + number * lanes
-            total = self._multiplied(factor, vector, load(totals, place, lanes))
-            self.b.store(totals, total, place)
+    def _finite(self, top: Expr) -> Expr:
+        """The largest score of a row; 0 if the query sees no key."""
+        lowest, zero = const(-math.inf, "float32"), const(0.0, "float32")
+        return self.b.let(tirx.Select(tirx.EQ(top, lowest), zero, top))
 
-    def _features(self) -> Iterator[tuple[Expr, bool]]:
-        """Loop over a query's features; says which of them stand alone in a pair."""
-        with self.b.loop(0, self.features, "e") as e:
-            yield e, False
-
-    def _feature(self, source: tirx.Buffer, line: Expr, e: Expr, is_single: bool) -> Expr:
-        """A feature of a query in all lanes."""
-        return splat(from_memory(load(source, line + e), self.query.dtype), self.isa.lanes)
-
-    def _multiplied(self, factor: Expr, vector: Expr, total: Expr) -> Expr:
-        return self.isa.multiply_add(factor, vector, total)
-
-    def _head(self) -> Expr:
-        """Number of the key head, counted over all outer dimensions."""
-        flat, key = index(0), self.region.inputs[self.problem.key]
-        for coordinate, size in zip(self._key_place(), key.shape[:-2], strict=True):
-            flat = flat * self.b.size(size) + coordinate
-        return self.b.let(flat)
-
-    def _score(self, row: int, position: Expr) -> Expr:
-        return index(row) * self.b.size(self._row_stride()) + position
-
-    def _softmax(self, first: Expr, row: int, limit: Expr) -> Expr:
-        """Turn a row of scores into exponentials; return one over their sum (0 for no keys)."""
-        b, lanes = self.b, self.isa.lanes
-        run = Run(index(0), limit, None if self.problem.is_causal else self.source_length)
-        largest = Totals(b, LARGEST_NUMBER, "float32", lanes, 1)  # NaN stays in the exponentials
-
-        def scale(position: Expr, count: int, valid: Expr | None) -> None:
-            score = b.let(self._masked(first, row, position, count, valid))
-            b.store(self.scores, score, self._score(row, position))
-            largest.add(score, 0, None if valid is None else mask(valid, count))
-
-        self.vectors.cover(b, run, scale)
-        top = largest.result()
-        top = b.let(
-            tirx.Select(tirx.EQ(top, const(-math.inf, "float32")), const(0.0, "float32"), top)
-        )
-        total = Totals(b, SUM, "float32", lanes, 1)
-
-        def grow(position: Expr, count: int, valid: Expr | None) -> None:
-            score = load(self.scores, self._score(row, position), count)
-            value = exp(b, b.let(score - splat(top, count)))
-            self._keep(row, position, value, valid)
-            total.add(value, 0, None if valid is None else mask(valid, count))
-
-        self.vectors.cover(b, run, grow)
-        sum_ = total.result()
+    def _inverse(self, sums: Expr) -> Expr:
+        """One over the sum of a row's weights; 0 if the query sees no key."""
+        b = self.b
+        total = b.let(across_lanes(b, SUM, sums, "float32"))
         zero, one = const(0.0, "float32"), const(1.0, "float32")
-        return b.let(tirx.Select(tirx.EQ(sum_, zero), zero, one / sum_))
+        return b.let(tirx.Select(tirx.EQ(total, zero), zero, one / total))
 
-    def _keep(self, row: int, position: Expr, value: Expr, valid: Expr | None) -> None:
-        """Store exponentials of a row for the second product."""
-        self.b.store(self.scores, value, self._score(row, position))
+    def _column_blocks(self) -> list[tuple[int, list[tuple[int, int]]]]:
+        """First column of every register tile, and its vectors with their valid lanes."""
+        size, columns, lanes = self.lanes * key_vectors(self.isa), self.frame.columns, self.lanes
+        return [
+            (start, [(at, min(lanes, columns - start - at))
+                     for at in range(0, min(size, columns - start), lanes)])
+            for start in range(0, columns, size)
+        ]  # fmt: skip
 
-    def _masked(
-        self, first: Expr, row: int, position: Expr, lanes: int, valid: Expr | None
-    ) -> Expr:
-        """Scaled scores of a row at some keys, -infinity where the query must not look."""
-        b, problem = self.b, self.problem
-        score = load(self.scores, self._score(row, position), lanes)
-        score = score * const(problem.scale, with_lanes("float32", lanes))
-        lowest = const(-math.inf, with_lanes("float32", lanes))
-        if problem.is_causal:
-            keys = splat(position, lanes)
-            if lanes > 1:
-                keys = tirx.Ramp(position, index(1), lanes)
-            score = tirx.Select(keys <= splat(first + index(row), lanes), score, lowest)
-        if problem.mask is None:
-            return score
-        node = self.region.placeholders[problem.mask]
-        shape = (*self.domain[:-2], self.length, self.source_length)
-        access = self.region.inputs[problem.mask].aligned_to(shape)
-        reader = Evaluator(
-            self.region, b, self.inputs,
-            [access if i == problem.mask else a for i, a in enumerate(self.region.inputs)],
-        )  # fmt: skip
-        coordinates = (*self.place, b.let(first + index(row)), position)
-        lane_dim = len(shape) - 1 if lanes > 1 else None
-        value = reader.load(node, Point(coordinates, lane_dim, lanes, valid))
-        if access.dtype == torch.bool:
-            return tirx.Select(splat(value, lanes), score, lowest)
-        return score + splat(value, lanes)
-
-    def _weighted_sums(self, first: Expr, rows: int, limit: Expr, factors: list[Expr]) -> None:
-        """Multiply the tile's exponentials with the values, scale, and run the epilogue."""
-        block = self.isa.lanes * key_vectors(self.isa)
-        for start in range(0, self.columns, block):
-            size = min(block, self.columns - start)
-            self._column_block(first, rows, limit, factors, start, size)
-
-    def _column_block(
-        self, first: Expr, rows: int, limit: Expr, factors: list[Expr], start: int, size: int
-    ) -> None:
-        b, lanes = self.b, self.isa.lanes
-        parts = [(at, min(lanes, size - at)) for at in range(0, size, lanes)]
-        totals = b.local("float32", rows * len(parts) * lanes, "sum")
+    def _weighted(
+        self, rows: int, start: Expr, count: Expr, column: int, parts: list[tuple[int, int]]
+    ) -> tirx.Buffer:
+        """Sums of the values of a block's keys, each times its row's weight."""
+        b, lanes, depth, factors = self.b, self.lanes, self.frame.sizes.depth, self.factors
+        totals = b.local(factors.total, rows * len(parts) * lanes, "sum")
         for place in range(rows * len(parts)):
-            b.store(totals, const(0.0, with_lanes("float32", lanes)), place * lanes)
-        self._sum_values(rows, limit, start, parts, totals)
-        for row in range(rows):
-            for number, (at, valid) in enumerate(parts):
-                total = load(totals, (row * len(parts) + number) * lanes, lanes)
-                value = b.let(total * splat(factors[row], lanes))
-                query = b.let(first + index(row))
-                coordinates = (*self.place, query, index(start + at))
-                self.epilogue.finish(value, coordinates, len(self.domain) - 1, valid)
-
-    def _sum_values(
-        self, rows: int, limit: Expr, start: int, parts: list[tuple[int, int]], totals: tirx.Buffer
-    ) -> None:
-        """Add the values of every key to the totals, each times its row's exponential."""
-        b, lanes, access = self.b, self.isa.lanes, self.value
-        source = self.inputs[self.problem.value]
-        base = b.let(flat_index(b, access, Point((*self._key_place(), index(0), index(start)))))
-        with b.loop(index(0), limit, "key") as key:
-            line = b.let(base + key * b.size(access.strides[-2]))
-            values = [b.let(self._value(source, line, at, valid)) for at, valid in parts]
+            b.store(totals, const(0, with_lanes(factors.total, lanes)), place * lanes)
+        base = b.let(factors.value_base(start) + index(column))
+        steps = b.let(tirx.Div(count + index(depth - 1), index(depth)))
+        with b.loop(index(0), steps, "word") as step:
+            line = b.let(base + step * factors.value_stride())
+            values = [b.let(factors.value(line, at, valid)) for at, valid in parts]
             for row in range(rows):
-                weight = b.let(splat(load(self.scores, self._score(row, key)), lanes))
-                self._accumulate(totals, row * len(parts) * lanes, weight, values)
+                where = index(self.origin) + self.scores.at(row, step * index(depth))
+                weight = b.let(factors.weights(self.weights, where))
+                for number, value in enumerate(values):
+                    place = (row * len(parts) + number) * lanes
+                    total = factors.multiplied(weight, value, load(totals, place, lanes))
+                    b.store(totals, total, place)
+        return totals
 
-    def _value(self, source: tirx.Buffer, line: Expr, at: int, valid: int) -> Expr:
-        """A vector of values; lanes past the last column hold anything."""
-        lanes = self.isa.lanes
-        if valid == lanes:
-            found = load(source, line + index(at), lanes)
-        else:
-            found = load_masked(source, line + index(at), lanes, index(valid))
-        return from_memory(found, self.value.dtype)
+    def _finish(
+        self, first: Expr, row: int, column: int, valid: int, total: Expr, inverse: Expr
+    ) -> None:
+        b, frame = self.b, self.frame
+        value = b.let(self.factors.finished(b.let(total), inverse))
+        coordinates = (*frame.place, b.let(first + index(row)), index(column))
+        self.epilogue.finish(value, coordinates, len(frame.domain) - 1, valid)
+
+    def _clear(self, tile: Expr) -> None:
+        """Begin the state of a tile: no weights, and the lowest score."""
+        b, lanes = self.b, self.lanes
+        base = self._state(tile)
+        with b.loop(0, self._state_size() // lanes, "vector") as number:
+            zero = const(0.0, with_lanes("float32", lanes))
+            b.store(self.memory, zero, base + number * index(lanes))
+        b.store(self.memory, const(-math.inf, with_lanes("float32", lanes)), self._tops(tile))
+
+    def _state(self, tile: Expr) -> Expr:
+        """Where a tile keeps its weighted sums, and then the sums of its weights."""
+        return index(self.rows * self.block) + tile * index(self._state_size())
+
+    def _tops(self, tile: Expr) -> Expr:
+        """Where a tile keeps the largest score so far, a lane per row."""
+        states = self.rows * self.block + self.tiles * self._state_size()
+        return index(states) + tile * index(self.lanes)
+
+    def _add_block(self, tile: Expr, first: Expr, rows: int, start: Expr, count: Expr) -> None:
+        """Take a block of keys into a tile's state."""
+        b, lanes, memory = self.b, self.lanes, self.memory
+        tops = self.scores.block(first, rows, start, count)
+        shifts = [self._finite(top) for top in tops]
+        sums = self.scores.exponentials(shifts, count, self.weights, self.origin)
+        kept, shares = self._rescale(tile, tops)
+        base = b.let(self._state(tile))
+        counts = b.let(base + index(self.rows * self.columns))
+        for row in range(rows):
+            place = counts + index(row * lanes)
+            before = load(memory, place, lanes) * kept[row]
+            b.store(memory, self.isa.multiply_add(sums[row], shares[row], b.let(before)), place)
+        for column, parts in self._column_blocks():
+            totals = self._weighted(rows, start, count, column, parts)
+            for row in range(rows):
+                for number, (at, _) in enumerate(parts):
+                    total = load(totals, (row * len(parts) + number) * lanes, lanes)
+                    place = base + index(row * self.columns + column + at)
+                    before = b.let(load(memory, place, lanes) * kept[row])
+                    added = b.let(cast(total, "float32"))
+                    b.store(memory, self.isa.multiply_add(added, shares[row], before), place)
+
+    def _rescale(self, tile: Expr, tops: list[Expr]) -> tuple[list[Expr], list[Expr]]:
+        """Per row, in all lanes: the factors of what was summed up so far, and of a block."""
+        b, lanes = self.b, self.lanes
+        found = b.local("float32", lanes, "tops")
+        b.store(found, const(-math.inf, with_lanes("float32", lanes)), 0)
+        for row, top in enumerate(tops):
+            b.store(found, top, row)
+        now, before = (
+            b.let(load(found, 0, lanes)),
+            b.let(load(self.memory, self._tops(tile), lanes)),
+        )
+        highest = b.let(tirx.Max(before, now))
+        b.store(self.memory, highest, self._tops(tile))
+        lowest = const(-math.inf, with_lanes("float32", lanes))
+        zero = const(0.0, with_lanes("float32", lanes))
+        highest = b.let(tirx.Select(tirx.EQ(highest, lowest), zero, highest))
+        factors = []
+        for top in (before, now):
+            memory = b.local("float32", lanes, "factor")
+            b.store(memory, exp2(b, b.let(top - highest)), 0)
+            factors.append([b.let(splat(load(memory, r), lanes)) for r in range(len(tops))])
+        return factors[0], factors[1]
+
+    def _finish_tile(self, tile: Expr, first: Expr, rows: int) -> None:
+        """Divide by the sums of weights and run the epilogue."""
+        b, lanes, memory = self.b, self.lanes, self.memory
+        base = b.let(self._state(tile))
+        for row in range(rows):
+            counts = base + index(self.rows * self.columns + row * lanes)
+            inverse = self._inverse(b.let(load(memory, counts, lanes)))
+            for column, parts in self._column_blocks():
+                for at, valid in parts:
+                    place = base + index(row * self.columns + column + at)
+                    total = load(memory, place, lanes)
+                    self._finish(first, row, column + at, valid, total, inverse)
+
+
+class _Tiles:
+    """Some neighbouring tiles of queries; the last one overlaps its neighbour if it must.
+
+    Args:
+        number: Number of the first tile.
+        count: How many.
+        last: The first query of the last tile of all.
+    """
+
+    def __init__(self, number: Expr, count: int | Expr, last: Expr) -> None:
+        self.number, self.count, self.last = number, count, last
+
+    def first(self, tile: Expr, rows: int) -> Expr:
+        """The first query of a tile, counted within these."""
+        return tirx.Min((self.number + tile) * index(rows), self.last)

@@ -106,10 +106,10 @@ def attention_half(
         query.float(), key.float(), value.float(), attn_mask, 0.0, is_causal,
         scale=scale, enable_gqa=enable_gqa,
     )  # fmt: skip
-    return _laid_out(result, heads_inside)
+    return laid_out(result, heads_inside)
 
 
-def _laid_out(result: Tensor, heads_inside: bool) -> Tensor:
+def laid_out(result: Tensor, heads_inside: bool) -> Tensor:
     """The same tensor with the heads of a position, or the positions of a head, in a row."""
     if heads_inside:
         return result.transpose(-2, -3).contiguous().transpose(-2, -3)
@@ -128,4 +128,4 @@ def _(
     heads_inside: bool,
 ) -> Tensor:
     result = query.new_empty((*query.shape[:-1], value.shape[-1]), dtype=torch.float32)
-    return _laid_out(result, heads_inside)
+    return laid_out(result, heads_inside)

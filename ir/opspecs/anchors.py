@@ -73,4 +73,5 @@ TABLE: dict[str, OpSpec] = {
     "aten.conv_transpose2d.input": _anchor(_transposed_macs),
     "aten.scaled_dot_product_attention.default": _anchor(_attention_macs),
     "effc.attention_half.default": _anchor(_attention_macs),
+    "effc.attention_integer.default": _anchor(_attention_macs),
 }

@@ -1,6 +1,6 @@
 """Decides for every activation a layer reads whether its scale is static or dynamic."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,16 +78,30 @@ class Dynamic:
 
 @dataclass(frozen=True)
 class ActivationPlan:
-    """What to insert."""
+    """What to insert, and the statistics it was decided by, if there are any."""
 
     static: tuple[Static, ...] = ()
     dynamic: tuple[Dynamic, ...] = ()
+    statistics: Statistics | None = None
 
 
 def plan_activations(
-    program: Program, method: str, layers: list[Layer], ctx: PassContext, choice: Choice
+    program: Program,
+    method: str,
+    layers: list[Layer],
+    ctx: PassContext,
+    choice: Choice,
+    also: Collection[fx.Node] = (),
 ) -> ActivationPlan:
     """Decide for the inputs of layers, and for what shares codes with them.
+
+    Args:
+        program: Not quantized yet.
+        method: Of the program.
+        layers: Whose inputs get codes.
+        ctx: For the calibration data.
+        choice: The user's options.
+        also: Other values whose statistics are wanted.
 
     Raises:
         UsageError: If static scales are asked for and there is no calibration data.
@@ -99,10 +113,15 @@ def plan_activations(
     can_be_static = ctx.calibration is not None and method == FORWARD
     if choice.mode == "static" and not can_be_static:
         raise UsageError(f"activations=static needs calibration data for the method {method}")
-    if not layers or choice.mode == "dynamic" or not can_be_static:
+    is_dynamic = not layers or choice.mode == "dynamic"
+    if not can_be_static or (is_dynamic and not also):
         return ActivationPlan((), tuple(_dynamic(read, None, {})))
-    groups = _groups(program.forward.graph, read, choice)
+    groups = [] if is_dynamic else _groups(program.forward.graph, read, choice)
     names = {value.name for group in groups for value in group.measured}
+    names |= {value.name for value in also}
+    if is_dynamic:
+        statistics = statistics_of(program, ctx, names)
+        return ActivationPlan((), tuple(_dynamic(read, None, {})), statistics)
     return _decided(program.forward.graph, groups, read, statistics_of(program, ctx, names), choice)
 
 
@@ -130,7 +149,7 @@ def _decided(
         for value in group.measured:
             rest[value] = read.get(value, [])
             refused[value] = encoding.sqnr_db
-    return ActivationPlan(tuple(static), tuple(_dynamic(rest, statistics, refused)))
+    return ActivationPlan(tuple(static), tuple(_dynamic(rest, statistics, refused)), statistics)
 
 
 def _is_static(group: Group, encoding: Encoding, choice: Choice, read: Read, has_map: bool) -> bool:

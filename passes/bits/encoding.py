@@ -25,11 +25,13 @@ class Encoding:
         zero_point: The code of 0.0.
         sqnr_db: Predicted signal to quantization-noise ratio of the typical slice (token, image)
             of the calibration data; few large ones do not hide that the others drown.
+        noise: Mean square of the error.
     """
 
     scale: float
     zero_point: int
     sqnr_db: float
+    noise: float
 
 
 def encode(low: float, high: float) -> tuple[float, int]:
@@ -56,7 +58,7 @@ def encoding_of(group: Group, statistics: Statistics, observe: Observer) -> Enco
     slices = sum(part.slices for part in parts)
     signal = math.exp(sum(part.slice_log_energy for part in parts) / slices) if slices else 0.0
     noise = float(squared_error(merged, low, high, CODES)[0])
-    return Encoding(scale, zero_point, sqnr_db(signal, noise))
+    return Encoding(scale, zero_point, sqnr_db(signal, noise), noise)
 
 
 def dynamic_db(statistics: ValueStatistics) -> float:

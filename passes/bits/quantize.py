@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
+from torch import fx
 
 from effc.ir.edit import Editor
 from effc.ir.errors import Refusal
@@ -18,6 +19,7 @@ from effc.passes.bits.activation_plan import (
     plan_activations,
 )
 from effc.passes.bits.activations import insert_dynamic, insert_static
+from effc.passes.bits.attention import Wish, candidates, quantize_attention
 from effc.passes.bits.bfloat16 import attention_names, has_products, round_attention
 from effc.passes.bits.layers import RULE, Layer, Selection, Wanted, layer_names, select
 from effc.passes.bits.notes import describe
@@ -51,8 +53,10 @@ class Quantize(Pass):
             read codes where that is accurate enough (`auto`).
         skip_first: Leave the first linear or convolution in float.
         skip_last: Leave the last one in float.
-        attention: What softmax attention multiplies; `auto` is bfloat16 where the target has
-            products of it, else float32.
+        attention: What softmax attention multiplies. `auto` is codes where the target has their
+            dot product and static scales promise `static_db` for the weights (the error of a
+            score is the relative error of its weight) and the values; else
+            bfloat16 where the target has products of it, else float32.
     """
 
     name: ClassVar[str] = "quantize"
@@ -67,7 +71,7 @@ class Quantize(Pass):
     residual: ResidualMode = "auto"
     skip_first: bool = False
     skip_last: bool = False
-    attention: Literal["auto", "float32", "bfloat16"] = "auto"
+    attention: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Quantize every method."""
@@ -80,18 +84,30 @@ class Quantize(Pass):
         for method in program.methods:
             selection = select(program, method, ctx, wanted)
             refusals += selection.refusals
-            plan = plan_activations(program, method, selection.products, ctx, self._choice())
+            choice, attention = self._choice(), self._attention(program, method, ctx)
+            also = [factor for node in attention for factor in node.args[:3]]
+            plan = plan_activations(program, method, selection.products, ctx, choice, also)
             editor = Editor(program, method, RULE)
             describe(editor.module, selection, plan, packer, self.activations, layers)
+            if plan.statistics is not None:
+                wish = Wish(self.attention, choice.least_db, choice.row_observer)
+                layers.update(quantize_attention(editor, attention, plan.statistics, wish))
             _write(editor, selection, plan, packer)
             is_changed |= editor.finish()
             is_changed |= self._round_attention(program, method, ctx, layers)
         return Outcome(is_changed, {"layers": layers}, tuple(refusals))
 
+    def _attention(self, program: Program, method: str, ctx: PassContext) -> list[fx.Node]:
+        """The attention that may multiply codes."""
+        if self.activations == "dynamic" and self.attention == "auto":
+            return []
+        return candidates(program, method, ctx, self.attention)
+
     def _round_attention(
         self, program: Program, method: str, ctx: PassContext, layers: dict[str, dict[str, Any]]
     ) -> bool:
-        if self.attention == "float32" or (self.attention == "auto" and not has_products(ctx)):
+        wanted = self.attention == "bfloat16" or (self.attention == "auto" and has_products(ctx))
+        if not wanted:
             return False
         notes, is_changed = round_attention(program, method, ctx)
         layers.update(notes)

@@ -31,7 +31,7 @@ class LowerInteger(Pass):
         """Apply every rule until none fits."""
         rules = (
             _QuantizeOfSame(), _QuantizeAfterMove(), _QuantizeAfterPad(), QuantizeBeforeReshape(),
-            _IntegerProduct(), GroupedProduct(), _AddDequantized(),
+            _QuantizeBeforePermute(), _IntegerProduct(), GroupedProduct(), _AddDequantized(),
         )  # fmt: skip
         rewrites = apply(program, rules)
         fired, refusals = rewrites.fired, rewrites.refusals
@@ -111,6 +111,31 @@ class _QuantizeAfterMove:
         move = node.args[0]
         codes = move.args[0].args[0]
         moved = editor.call(move, move.target, codes, *move.args[1:], before=node, **move.kwargs)
+        editor.replace(node, moved)
+
+
+PERMUTATIONS = ("aten.permute.default", "aten.transpose.int", "aten.expand.default")
+
+
+class _QuantizeBeforePermute:
+    """quantize(permute(x)) is permute(quantize(x)): it then fuses with what computes x."""
+
+    name = "quantize-before-permute"
+
+    def match(self, node: fx.Node) -> bool:
+        if not is_call(node, QUANTIZE) or not isinstance(node.args[0], fx.Node):
+            return False
+        view = node.args[0]
+        is_view = view.op == "call_function" and op_name(view) in PERMUTATIONS
+        return is_view and all(one is None or one.meta["val"].dim() == 0 for one in node.args[1:3])
+
+    def check(self, node: fx.Node, program: Program) -> str | None:
+        return None
+
+    def rewrite(self, node: fx.Node, editor: Editor) -> None:
+        view = node.args[0]
+        codes = editor.call(node, node.target, view.args[0], *node.args[1:], before=node)
+        moved = editor.call(view, view.target, codes, *view.args[1:], before=node, **view.kwargs)
         editor.replace(node, moved)
 
 

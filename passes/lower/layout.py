@@ -7,7 +7,10 @@ from effc.ir.opspec import Kind, kind_of, op_name
 
 CHANNELS_LAST = (0, 2, 3, 1)
 CONVOLUTIONS = ("aten.conv2d.default", "effc.conv2d_integer.default", "effc.conv2d_half.default")
-ATTENTION = ("aten.scaled_dot_product_attention.default", "effc.attention_half.default")
+ATTENTION = (
+    "aten.scaled_dot_product_attention.default", "effc.attention_half.default",
+    "effc.attention_integer.default",
+)  # fmt: skip
 MATRIX = ("aten.mm.default", "aten.bmm.default", "aten.matmul.default")
 POOLS = (
     "aten.max_pool2d.default", "aten.avg_pool2d.default", "aten.adaptive_avg_pool2d.default",

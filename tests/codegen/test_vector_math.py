@@ -5,6 +5,8 @@ import pytest
 import torch
 from scipy import special
 
+from effc.codegen.vector_math import EXP2_TERMS
+
 F = torch.nn.functional
 
 
@@ -21,6 +23,12 @@ class Functions(torch.nn.Module):
             "log": torch.log(x.abs()),
             "gelu": F.gelu(x),
         }
+
+
+def test_powers_of_two_are_accurate():
+    """The fit alone; rounding in float32 adds an ulp or two."""
+    x = np.linspace(-0.5, 0.5, 20_001)
+    assert np.abs(np.polyval(EXP2_TERMS, x) / 2.0**x - 1).max() <= 1e-8
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -92,6 +100,8 @@ class Coarse(torch.nn.Module):
             "half": F.silu(x).to(torch.float16),
             "silu": F.silu(total),
             "sigmoid": torch.sigmoid(total),
+            "gelu": F.gelu(total),
+            "tanh": F.gelu(total, approximate="tanh"),
         }
 
 
@@ -106,6 +116,12 @@ def test_coarse_functions_are_within_their_bound(compiled, target):
         nonzero = expected != 0
         worst = np.abs(found[name] / expected - 1)[nonzero].max()
         assert 2.0**-20 < worst <= 2.0**-12, f"{name}: {worst}"
+    gelu = wide * special.ndtr(wide)
+    assert 2e-5 < np.abs(found["gelu"] - gelu).max() <= 2e-4
+    near = np.abs(wide) <= 1
+    assert (np.abs(found["gelu"] - gelu) <= 2.0**-8 * wide**2 + 1e-7)[near].all()
+    by_tanh = F.gelu(torch.from_numpy(wide), approximate="tanh").numpy()
+    assert np.abs(found["tanh"] - by_tanh).max() <= 4e-6
     expected = EXACT["silu"](x.double().numpy())
     assert np.abs(found["half"] - expected).max() <= 2.0**-10 * np.abs(expected).max()
 
