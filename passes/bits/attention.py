@@ -1,7 +1,7 @@
 """Which attention of a program multiplies codes, and the nodes that make it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
@@ -23,6 +23,7 @@ from effc.passes.calibrate.statistics import Statistics
 from effc.passes.lower.half import attention_settings
 
 FACTORS = ("query", "key", "value")
+Factors: TypeAlias = dict[fx.Node, tuple[fx.Node, ...]]
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Wish:
     observe: Observer
 
 
-def candidates(program: Program, method: str, ctx: PassContext, kind: str) -> list[fx.Node]:
-    """The attention of a method that may multiply codes.
+def candidates(program: Program, method: str, ctx: PassContext, kind: str) -> Factors:
+    """The attention of a method that may multiply codes, with query, key and value.
 
     Raises:
         UsageError: If codes are asked for and there is no calibration data.
@@ -52,42 +53,44 @@ def candidates(program: Program, method: str, ctx: PassContext, kind: str) -> li
         raise UsageError(f"attention=int8 needs calibration data for the method {method}")
     pays = ctx.target is not None and ctx.target.has(VNNI)
     if not (kind == "int8" or (kind == "auto" and pays and has_data)):
-        return []
+        return {}
     found = products_of(program.methods[method], {ATTENTION})
-    return [n for n in found if not ctx.is_excluded(label(n)) and refused(n) is None]
+    wanted = [n for n in found if not ctx.is_excluded(label(n)) and refused(n) is None]
+    return {node: node.args[:3] for node in wanted}
 
 
 def quantize_attention(
-    editor: Editor, nodes: list[fx.Node], statistics: Statistics, wish: Wish
+    editor: Editor, wanted: Factors, statistics: Statistics, wish: Wish
 ) -> dict[str, dict[str, Any]]:
     """Let attention multiply codes where they are accurate enough.
 
     Args:
         editor: Of the method.
-        nodes: The attention that may.
-        statistics: Of their factors before anything was quantized.
+        wanted: The attention that may, with factors as they were before anything was quantized.
+        statistics: Of the factors.
         wish: What the user asked for.
 
     Returns:
         Notes by layer.
     """
     notes: dict[str, dict[str, Any]] = {}
-    for node in nodes:
+    for node, factors in wanted.items():
         encodings = [
-            encoding_of(Group((factor,), (factor,)), statistics, wish.observe)
-            for factor in node.args[:3]
+            encoding_of(Group((factor,), (factor,)), statistics, wish.observe) for factor in factors
         ]
         ratios = {
-            "softmax_sqnr_db": round(weight_db(node, encodings, statistics), 2),
+            "softmax_sqnr_db": round(softmax_db(node, factors, encodings, statistics), 2),
             "value_sqnr_db": round(encodings[2].sqnr_db, 2),
         }
         if wish.kind == "int8" or min(ratios.values()) >= wish.least_db:
             notes[label(node)] = {"activation": "static uint8", **ratios}
-            _write(editor, node, encodings)
+            _write(editor, node, factors, encodings)
     return notes
 
 
-def weight_db(node: fx.Node, encodings: list[Encoding], statistics: Statistics) -> float:
+def softmax_db(
+    node: fx.Node, factors: tuple[fx.Node, ...], encodings: list[Encoding], statistics: Statistics
+) -> float:
     """Predicted signal-to-noise ratio of the weights that come of the codes of query and key.
 
     The error of a score is the relative error of its weight. With errors that depend on nothing,
@@ -95,20 +98,22 @@ def weight_db(node: fx.Node, encodings: list[Encoding], statistics: Statistics) 
     queries and keys and N those of their errors.
     """
     powers, noises = [], []
-    for factor, encoding in zip(node.args[:2], encodings[:2], strict=True):
+    for factor, encoding in zip(factors[:2], encodings[:2], strict=True):
         values = statistics[factor.name]
         powers.append(float(values.channel_square.sum()) / values.count)
         noises.append(encoding.noise)
-    features = value_of(node.args[0]).shape[-1]
+    features = value_of(factors[0]).shape[-1]
     scale: Any = attention_settings(node)[2]
     factor2 = 1 / features if scale is None else float(scale) ** 2
     crossed = powers[0] * noises[1] + noises[0] * powers[1] + noises[0] * noises[1]
     return sqnr_db(1.0, factor2 * features * crossed)
 
 
-def _write(editor: Editor, node: fx.Node, encodings: list[Encoding]) -> None:
+def _write(
+    editor: Editor, node: fx.Node, factors: tuple[fx.Node, ...], encodings: list[Encoding]
+) -> None:
     codes, scales, zero_points = [], [], []
-    for name, factor, encoding in zip(FACTORS, node.args[:3], encodings, strict=True):
+    for name, factor, encoding in zip(FACTORS, factors, encodings, strict=True):
         path = f"{label(node)}_{name}"
         scale = editor.weight(f"{path}_scale", torch.tensor(encoding.scale), node)
         zero = torch.tensor(encoding.zero_point, dtype=torch.int32)

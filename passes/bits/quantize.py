@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import fx
 
 from effc.ir.edit import Editor
 from effc.ir.errors import Refusal
@@ -19,7 +18,7 @@ from effc.passes.bits.activation_plan import (
     plan_activations,
 )
 from effc.passes.bits.activations import insert_dynamic, insert_static
-from effc.passes.bits.attention import Wish, candidates, quantize_attention
+from effc.passes.bits.attention import Factors, Wish, candidates, quantize_attention
 from effc.passes.bits.bfloat16 import attention_names, has_products, round_attention
 from effc.passes.bits.layers import RULE, Layer, Selection, Wanted, layer_names, select
 from effc.passes.bits.notes import describe
@@ -85,22 +84,22 @@ class Quantize(Pass):
             selection = select(program, method, ctx, wanted)
             refusals += selection.refusals
             choice, attention = self._choice(), self._attention(program, method, ctx)
-            also = [factor for node in attention for factor in node.args[:3]]
+            also = [factor for factors in attention.values() for factor in factors]
             plan = plan_activations(program, method, selection.products, ctx, choice, also)
             editor = Editor(program, method, RULE)
             describe(editor.module, selection, plan, packer, self.activations, layers)
+            _write(editor, selection, plan, packer)
             if plan.statistics is not None:
                 wish = Wish(self.attention, choice.least_db, choice.row_observer)
                 layers.update(quantize_attention(editor, attention, plan.statistics, wish))
-            _write(editor, selection, plan, packer)
             is_changed |= editor.finish()
             is_changed |= self._round_attention(program, method, ctx, layers)
         return Outcome(is_changed, {"layers": layers}, tuple(refusals))
 
-    def _attention(self, program: Program, method: str, ctx: PassContext) -> list[fx.Node]:
+    def _attention(self, program: Program, method: str, ctx: PassContext) -> Factors:
         """The attention that may multiply codes."""
         if self.activations == "dynamic" and self.attention == "auto":
-            return []
+            return {}
         return candidates(program, method, ctx, self.attention)
 
     def _round_attention(

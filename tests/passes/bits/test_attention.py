@@ -131,6 +131,30 @@ def test_codes_are_chosen_where_they_pay_and_are_accurate(
     assert len(calls(program, expected)) == 1
 
 
+@pytest.mark.parametrize("activations", ["static", "dynamic"])
+def test_layers_that_read_and_feed_attention_directly(
+    batches: Any, calls: Any, activations: Any
+) -> None:
+    """One head: no views between; the key is a linear's input, too."""
+
+    class Head(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.q, self.v, self.out = (nn.Linear(32, 32) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(functional.scaled_dot_product_attention(self.q(x), x, self.v(x)))
+
+    program = traced(Head(), torch.randn(2, 50, 32))
+    found, _ = quantized(program, batches, activations=activations, attention="int8")
+    (node,) = calls(found, INTEGER)
+    assert node.args[1].args[0].op == "placeholder"
+    x = batches((2, 50, 32), 1)[0]
+    noise = program.run(x)["output"] - found.run(x)["output"]
+    assert float(noise.square().mean()) < 1e-3 * float(program.run(x)["output"].square().mean())
+
+
 def test_codes_need_calibration_data(batches: Any) -> None:
     with pytest.raises(UsageError, match="attention=int8 needs calibration data"):
         quantized(blocks(), batches, attention="int8", has_data=False)
