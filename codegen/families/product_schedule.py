@@ -16,7 +16,7 @@ from effc.codegen.schedule import Schedule, Space, ordered
 ORDERS = (("panel", "outer", "chunk"), ("outer", "chunk", "panel"), ("outer", "panel", "chunk"))
 PANEL_FIRST, PLACE_FIRST, ROW_FIRST = 0, 1, 2
 MANY_TASKS = 1 << 14
-TASK_POSITIONS = 48
+TASK_POSITIONS = 12  # small tasks are shared evenly; smaller ones gain nothing
 MOST_ROWS, MOST_VECTORS = 14, 4
 UNROLLS = (1, 2, 4)
 TASK_TILES = (1, 4, 16)

@@ -45,6 +45,17 @@ def test_any_number_of_threads_gives_the_same_bits(name: str, load: Open, pixels
             assert model(pixels).numpy().tobytes() == expected
 
 
+@pytest.mark.parametrize(("processors", "asked", "threads"), [(1, 0, 1), (7, 0, 2), (1, 3, 3)])
+def test_no_more_threads_than_processors_unless_asked(
+    processors: int, asked: int, threads: int, load: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The artifact was built for two."""
+    monkeypatch.setenv("EFFC_THREADS", str(processors))
+    before = task_count()
+    load("float32", asked)
+    assert task_count() - before == threads - 1
+
+
 def test_sizes_change_from_run_to_run(
     load: Open, pixels: Tensor, programs: dict[str, Program]
 ) -> None:

@@ -59,11 +59,13 @@ def compiled(tmp_path: Path) -> Compile:
         dynamic: dict[str, Any] | None = None,
         passes: str = CLEAN,
         threads: int = 2,
+        calibration: list[Tensors] | None = None,
     ) -> Compiled:
         nonlocal count
         count += 1
         program = module if isinstance(module, Program) else traced(module, inputs or {}, dynamic)
-        program = PassManager.parse(passes).run(program, PassContext()).program
+        context = PassContext(calibration=calibration)
+        program = PassManager.parse(passes).run(program, context).program
         folder = tmp_path / f"build-{count}"
         folder.mkdir()
         wanted = Target.parse(target)

@@ -9,7 +9,7 @@ import pytest
 
 STRESS = Path(__file__).with_name("stress.c")
 KINDS = ["thread", "address,undefined"]
-NAMES = ["images", "codes", "words", "maps", "rows", "maps-int8", "rows-bfloat16"]
+NAMES = ["images", "codes", "words", "maps-int8", "rows-bfloat16"]
 Run = Callable[..., Any]
 Stress = Callable[..., Any]
 
