@@ -8,7 +8,7 @@ from tvm import tirx
 from effc.codegen import vector_math
 from effc.codegen.dtypes import held
 from effc.codegen.operands import bound, is_nan
-from effc.codegen.tir import Builder, Expr, cast, lanes_of, llvm, with_lanes
+from effc.codegen.tir import Builder, Expr, cast, dtype_of, lanes_of, llvm, with_lanes
 
 Rule = Callable[[Builder, fx.Node, list[Expr]], Expr]
 LARGEST = 2**30
@@ -21,7 +21,10 @@ def _fused(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
 
 def _requantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     low, high = node.args[3:5]
-    codes = _rounded(b, _fused(b, node, operands), high)
+    bits = vector_math.bits_of(b.let(_fused(b, node, operands)))
+    largest = vector_math.bits_of(bound(operands[1], high))
+    below = vector_math.float_of(b.let(tirx.Min(bits, largest)))  # integers of the same order
+    codes = b.let(llvm("llvm.lrint", dtype_of(bits), b.let(below)))
     return _stored(b, node, tirx.Max(codes, bound(codes, low)))
 
 
