@@ -5,6 +5,7 @@ neighbours is computed at once. Elementwise operators evaluate their operands at
 operators that move elements (embedding, slice, pad, ...) at another one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,6 +79,7 @@ class Evaluator:
         accesses: How each placeholder is reached in the kernel's domain.
         pointwise: Whether all operands are reached by the domain's own coordinates.
         overrides: Values known already (an anchor's accumulator, a row's statistics), by node.
+        round_pairs: The processor's own rounding of a float32 vector to bfloat16 bits, if any.
     """
 
     region: Region
@@ -86,6 +88,7 @@ class Evaluator:
     accesses: list[Access]
     pointwise: bool = True
     overrides: dict[fx.Node, Expr] = field(default_factory=dict)
+    round_pairs: Callable[[Expr], Expr] | None = None
     _cache: dict[Any, Expr] = field(default_factory=dict)
 
     def fresh(self, overrides: dict[fx.Node, Expr]) -> "Evaluator":
@@ -133,7 +136,12 @@ class Evaluator:
 
     def store(self, buffer: tirx.Buffer, access: Access, value: Expr, point: Point) -> None:
         """Store a register value at a point, with a mask or scattered lanes where needed."""
-        packed = to_memory(splat(value, point.lanes), access.dtype)
+        value = splat(value, point.lanes)
+        is_rounded = access.dtype == torch.bfloat16 and point.lanes > 1
+        if is_rounded and self.round_pairs is not None:
+            packed = self.round_pairs(value)
+        else:
+            packed = to_memory(value, access.dtype)
         flat = self.offset(access, point)
         stride = access.strides[point.lane_dim] if point.lane_dim is not None else 1
         if point.count is not None:

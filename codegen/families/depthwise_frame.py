@@ -72,7 +72,13 @@ class Frame:
         accesses = [
             a.aligned_to(self.domain) if i in touched else a for i, a in enumerate(region.inputs)
         ]
-        self.evaluator = Evaluator(region, self.b, self.inputs, accesses, pointwise=True)
+        has_pairs = "_half" in op_name(anchor) and isa.has_bfloat16
+        if has_pairs:
+            self.function.import_llvm(isa.pair_code)
+        self.evaluator = Evaluator(
+            region, self.b, self.inputs, accesses, pointwise=True,
+            round_pairs=isa.round_pairs if has_pairs else None,
+        )  # fmt: skip
         self.epilogue = Epilogue(
             anchor, self.evaluator, self.outputs, region.outputs, isa.has_masks
         )

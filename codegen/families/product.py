@@ -90,12 +90,16 @@ class _ProductBuilder:
             for i, access in enumerate(region.outputs)
         ]
         self.dtype = region.inputs[plan.source].dtype
-        if plan.is_half and plan.depth == 2:
+        has_pairs = plan.is_half and plan.depth == 2
+        if has_pairs:
             self.function.import_llvm(isa.pair_code)
         kind: ParamKind = "packed" if plan.runtime is None else "temporary"
         self.panels = self.function.param(kind, "panels", plan.weight_dtype)
         self.sums = self.function.param("packed", "sums", "int32") if plan.is_integer else None
-        self.evaluator = Evaluator(region, self.b, self.inputs, list(plan.inputs), pointwise=True)
+        self.evaluator = Evaluator(
+            region, self.b, self.inputs, list(plan.inputs), pointwise=True,
+            round_pairs=isa.round_pairs if has_pairs else None,
+        )  # fmt: skip
         self.epilogue = Epilogue(
             plan.anchor, self.evaluator, self.outputs, plan.outputs, isa.has_masks
         )

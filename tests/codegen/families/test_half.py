@@ -9,7 +9,7 @@ from torch import nn
 from effc.backends.tvm_cpu.build import build
 from effc.ir.ops.half import attention_half, conv2d_half, linear_half
 from effc.ir.target import Target
-from effc.ir.testing import Tolerance, traced
+from effc.ir.testing import EXACT, Tolerance, traced
 
 SUMS = Tolerance(relative=1e-5)
 EXPONENTIALS = Tolerance(relative=4e-3)  # kernels round them to 8 significant bits
@@ -133,3 +133,37 @@ def test_pairs_are_multiplied_by_one_instruction_where_there_is_one(tmp_path):
         counts[target] = code.stdout.count("vdpbf16ps")
     assert counts["sapphirerapids"] > 0
     assert counts["x86-64-v4"] == 0
+
+
+class Rounded(nn.Module):
+    """Results in bfloat16 behind products that add nothing, read by products with the identity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ones, identity = torch.ones(37, 9).bfloat16(), torch.eye(37).bfloat16()
+        self.weight = nn.Parameter(ones[:, :8], requires_grad=False)
+        self.filter = nn.Parameter(ones.view(37, 1, 3, 3), requires_grad=False)
+        self.identity = nn.Parameter(identity, requires_grad=False)
+        self.same = nn.Parameter(identity.view(37, 37, 1, 1), requires_grad=False)
+
+    def forward(self, x, y, image, z):
+        settings = ([1, 1], [1, 1], [1, 1], 37)
+        maps = conv2d_half(image.to(torch.bfloat16), self.filter, None, *settings)
+        rows = linear_half(x.to(torch.bfloat16), self.weight, None)
+        again = ([1, 1], [0, 0], [1, 1], 1)
+        return (
+            linear_half((rows + y).to(torch.bfloat16), self.identity, None),
+            conv2d_half((maps + z).to(torch.bfloat16), self.same, None, *again),
+        )
+
+
+def test_results_round_to_nearest_even(compiled, target):
+    near = torch.arange(0x3F7F0000, 0x3F830000, 0x555, dtype=torch.int32).view(torch.float32)
+    ties = torch.arange(0x3F808000, 0x3F908000, 0x10000, dtype=torch.int32).view(torch.float32)
+    values = torch.cat([near, -ties, ties, torch.tensor([3.3e38, -0.0, 1e-37])])
+    y, z = (values.repeat(37)[: 37 * 30].clone() for _ in range(2))
+    inputs = {
+        "x": torch.zeros(30, 8), "y": y.view(30, 37),
+        "image": torch.zeros(1, 37, 5, 6), "z": z.view(1, 37, 5, 6),
+    }  # fmt: skip
+    compiled(Rounded(), inputs, target).check(inputs, EXACT)
