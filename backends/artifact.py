@@ -13,10 +13,10 @@ from effc.ir.symbols import Symbol
 from effc.ir.target import Target
 
 FORMAT = 1
-MANIFEST, REPORT, RECIPE, SAMPLE, README = (
-    "manifest.json", "report.json", "recipe.yaml", "sample.npz", "README.md",
+MANIFEST, REPORT, RECIPE, SAMPLE, README, PROGRAM = (
+    "manifest.json", "report.json", "recipe.yaml", "sample.npz", "README.md", "program.pt2",
 )  # fmt: skip
-RECORDS = (REPORT, SAMPLE)
+RECORDS = (REPORT, SAMPLE, PROGRAM)
 CHUNK = 1 << 20
 
 

@@ -37,7 +37,7 @@ def test_every_option_of_compile_is_there_and_no_other(page):
     assert named == flags
 
 
-@pytest.mark.parametrize("name", ["opt", "bench"])
+@pytest.mark.parametrize("name", ["opt", "bench", "tune"])
 def test_options_that_are_described_exist(page, name):
     section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
     assert set(re.findall(r"`(--[\w-]+)", section)) <= options(name)

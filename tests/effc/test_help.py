@@ -82,7 +82,6 @@ def test_wrong_usage(run, words, reason):
 @pytest.mark.parametrize(
     "words",
     [
-        ["tune", "out", "--trials", "3"],
         ["export", "out", "--to", "onnx", "-o", "x.onnx"],
         ["compile", "x", "--max-latency", "5ms"],
         ["compile", "x", "--max-memory", "5MB"],

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,12 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from effc.backends.artifact import MANIFEST, README, RECIPE, REPORT, SAMPLE, write_manifest
+from effc.backends.artifact import (
+    MANIFEST,
+    PROGRAM,
+    README,
+    RECIPE,
+    REPORT,
+    SAMPLE,
+    write_manifest,
+)
 from effc.backends.reading import folder_nbytes, read_manifest, read_record
 from effc.backends.runner import Model
 from effc.candidate import Candidate
 from effc.documents import json_text
-from effc.ir.errors import ArtifactError, UsageError
+from effc.ir.errors import ArtifactError, ModelError, NotAvailableError, UsageError
+from effc.ir.export.pt2 import save_program
 from effc.ir.program import Program
 from effc.ir.trace import open_model
 from effc.recipe import Recipe, make_recipe
@@ -83,6 +93,15 @@ class Artifact:
             raise ArtifactError(f"cannot read {self.folder / SAMPLE}: {error}") from error
         return parts
 
+    def program(self) -> Program:
+        """The compiled program, as the passes left it.
+
+        Raises:
+            ArtifactError: If the artifact does not hold it, or it is damaged.
+        """
+        read_record(self.folder, self.manifest, PROGRAM)
+        return open_model(self.folder / PROGRAM)
+
     def original(self, model: str | None = None, inputs: list[str] | None = None) -> Program:
         """The model the artifact was compiled from, or another one read as that was.
 
@@ -115,9 +134,10 @@ class Report(dict[str, Any]):
 def write_artifact(
     folder: Path, report: dict[str, Any], recipe: Recipe, inputs: Arrays, best: Candidate
 ) -> None:
-    """Move a build to its folder and write report, recipe, sample and README beside it."""
+    """Move a build to its folder and write report, recipe, sample, program and README beside it."""
     for path in best.folder.iterdir():
-        path.rename(folder / path.name)
+        shutil.move(path, folder / path.name)
+    _write_program(folder, best.program, report["notes"])
     (folder / REPORT).write_text(json_text(report) + "\n")
     (folder / RECIPE).write_text(recipe.to_yaml())
     arrays = {f"input.{name}": value for name, value in inputs.items()}
@@ -127,6 +147,14 @@ def write_artifact(
     (folder / SAMPLE).write_bytes(sample.getvalue())
     (folder / README).write_text(_readme(report, best))
     write_manifest(best.manifest.with_records(folder), folder)
+
+
+def _write_program(folder: Path, program: Program, notes: list[str]) -> None:
+    """Keep the program, so that kernels can be tuned later and elsewhere, without the model."""
+    try:
+        save_program(program, folder / PROGRAM)
+    except (ModelError, NotAvailableError) as error:
+        notes.append(f"the artifact holds no program, so `effc tune` cannot change it: {error}")
 
 
 def _readme(report: dict[str, Any], best: Candidate) -> str:
@@ -149,5 +177,6 @@ result = model({names})  # numpy arrays or torch tensors
 
 - `effc run this/folder` runs the sample in `{SAMPLE}` and checks it.
 - `effc report this/folder` shows how this was made and how fast it is; `{RECIPE}` repeats it.
+- `effc tune this/folder` makes it faster on the machine it runs on; `{PROGRAM}` is for that.
 - `{MANIFEST}` lists the files that must be shipped; none of them is a pickle.
 """

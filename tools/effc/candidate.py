@@ -144,15 +144,31 @@ def check_outputs(candidate: Candidate, inputs: Arrays, original: Program | None
         MismatchError: Naming the output and how far off it is.
     """
     tensors = {name: torch.from_numpy(value) for name, value in inputs.items()}
-    expected, found = candidate.program.run(tensors), candidate.model.run(inputs)
+    expected = candidate.program.run(tensors)
     candidate.outputs = {name: value.numpy() for name, value in expected.items()}
-    reference = original.run(tensors) if original is not None else None
-    for name, value in expected.items():
-        floor = FLOAT_DB
-        if reference is not None:
-            floor = min(floor, agreement(reference[name].numpy(), value.numpy()) - MARGIN_DB)
-        decibel = agreement(value.numpy(), found[name])
-        largest = largest_difference(value.numpy(), found[name])
+    floors = dict.fromkeys(expected, FLOAT_DB)
+    if original is not None:
+        for name, value in original.run(tensors).items():
+            kept = agreement(value.numpy(), candidate.outputs[name])
+            floors[name] = min(FLOAT_DB, kept - MARGIN_DB)
+    check_agreement(candidate, inputs, floors)
+
+
+def check_agreement(candidate: Candidate, inputs: Arrays, floors: dict[str, float]) -> None:
+    """Compare a build with the outputs of its program, and record how close it is.
+
+    Args:
+        candidate: What to check; its `outputs` are known.
+        inputs: Sample inputs.
+        floors: By output, the least signal to noise in dB.
+
+    Raises:
+        MismatchError: Naming the output and how far off it is.
+    """
+    found = candidate.model.run(inputs)
+    for name, value in candidate.outputs.items():
+        floor, decibel = floors[name], agreement(value, found[name])
+        largest = largest_difference(value, found[name])
         candidate.check[name] = {"sqnr_db": decibel, "required_db": floor, "max": largest}
         if not decibel >= floor:
             raise MismatchError(

@@ -17,6 +17,7 @@ from effc.commands import (
     planned,
     report,
     run,
+    tune,
 )
 from effc.interruption import Interrupted, interruptible, raise_if_stopped
 from effc.ir import options
@@ -41,7 +42,7 @@ app.command("explain")(explain.command)
 app.command("report")(report.command)
 app.command("targets")(listings.targets)
 app.command("passes")(listings.passes)
-app.command("tune", context_settings=planned.ANYTHING)(planned.tune)
+app.command("tune")(tune.command)
 app.command("export", context_settings=planned.ANYTHING)(planned.export)
 
 

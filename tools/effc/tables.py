@@ -220,6 +220,31 @@ def start_table(result: dict[str, Any]) -> Table:
     return made
 
 
+def tuning_tables(result: dict[str, Any]) -> list[RenderableType]:
+    """What tuning found: latencies of the model, gains of kernels."""
+    times = table(
+        f"{result['model']['name']} on {place_text(result['measured_at'])}",
+        "", "median", "10% to 90%", numbers=("median", "10% to 90%"),
+    )  # fmt: skip
+    for name, latency in result["latencies"].items():
+        times.add_row(name, _median(latency), _spread(latency))
+    return [times, tuned_table(result["tuning"])]
+
+
+def tuned_table(tuning: dict[str, Any]) -> Table:
+    """Kernels that run with a tuned schedule, and what that gains them."""
+    known = f"{tuning['measured']} schedules measured, {tuning['found']} known before"
+    numbers = ("default", "tuned", "gain")
+    made = table(f"tuned kernels ({known})", "layer", "kernel", "schedule", *numbers,
+                 numbers=numbers)  # fmt: skip
+    for row in sorted(tuning["kernels"], key=lambda row: -row["default_seconds"]):
+        schedule = " ".join(f"{name}={value}" for name, value in row["schedule"].items())
+        before, after = row["default_seconds"], row["seconds"]
+        cells = [row["source"], row["family"], schedule, time_text(before), time_text(after)]
+        made.add_row(*map(Text, [*cells, f"{before / after:.2f}x"]))
+    return made
+
+
 def report_tables(report: dict[str, Any]) -> list[RenderableType]:
     """The whole report."""
     checks = report["result"]["check"].items()
@@ -233,5 +258,6 @@ def report_tables(report: dict[str, Any]) -> list[RenderableType]:
         comparison_table(report),
         pass_table(all_rows(report)),
         kernel_table(report),
+        *([tuned_table(tuning)] if (tuning := report.get("tuning")) and tuning["kernels"] else []),
         *map(Text, lines),
     ]

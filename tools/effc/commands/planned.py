@@ -5,11 +5,6 @@ from effc.ir.errors import NotAvailableError
 ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
-def tune() -> None:
-    """Search kernel schedules (not available yet)."""
-    raise NotAvailableError("effc tune")
-
-
 def export() -> None:
     """Write another ecosystem's form (not available yet)."""
     raise NotAvailableError("effc export")
