@@ -5,23 +5,27 @@ codes are converted to float32. It holds every sum of up to 64 taps of 8-bit pro
 the integer result is exact too.
 """
 
+from dataclasses import dataclass
+
 from torch import fx
 from tvm import tirx
 
 from effc.codegen.dtypes import from_memory
 from effc.codegen.families import depthwise_dot
-from effc.codegen.families.depthwise_frame import Frame
+from effc.codegen.families.depthwise_frame import Filter, Frame
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import Kernel, Pack
 from effc.codegen.pack import ColumnSums, PackDepthwise
 from effc.codegen.region import Region
+from effc.codegen.schedule import Schedule, Space, ordered
 from effc.codegen.tir import Expr, cast, const, index, load, load_masked, with_lanes
 from effc.codegen.vectors import Run, Vectors
 from effc.ir.opspec import op_name
 from effc.ir.symbols import Size, ceil_div, product
 
 EXACT_TAPS = 64
+MOST_PIXELS = 12
 
 
 def is_depthwise(region: Region, anchor: fx.Node) -> bool:
@@ -33,36 +37,82 @@ def is_depthwise(region: Region, anchor: fx.Node) -> bool:
     return weight[1] == 1 and weight[0] == anchor.args[6] and taps <= EXACT_TAPS
 
 
-def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+@dataclass(frozen=True)
+class PixelSchedule(Schedule):
+    """How a depthwise convolution in float32 is computed.
+
+    Attributes:
+        pixels: Output pixels of a register tile, along a row.
+    """
+
+    pixels: int
+
+
+def space(region: Region, isa: Isa) -> Space:
+    """Every schedule of a depthwise convolution, the default first."""
+    anchor = _anchor_of(region)
+    if _has_dot_form(anchor, isa):
+        return depthwise_dot.space(region, isa, anchor)
+    width, fits = region.shape(anchor)[3], _fitting_pixels(region, anchor, isa)
+    if isinstance(width, int):
+        default = max(fits, key=lambda p: width / (-(-width // p) * p) + 0.02 * p)
+    else:
+        default = min(fits[-1], 4)
+    return ordered(map(PixelSchedule, reversed(fits)), PixelSchedule(default))
+
+
+def build(
+    region: Region,
+    isa: Isa,
+    name: str,
+    symbols: tuple[str, ...],
+    schedule: Schedule | None = None,
+) -> Kernel:
     """Make the kernel of a region whose anchor is a depthwise convolution."""
+    anchor = _anchor_of(region)
+    chosen = schedule or space(region, isa)[0]
+    if isinstance(chosen, depthwise_dot.DotSchedule):
+        return depthwise_dot.build(region, isa, anchor, name, symbols, chosen)
+    if not isinstance(chosen, PixelSchedule):
+        raise TypeError(f"{chosen} is no schedule of a depthwise convolution")
+    return _Depthwise(region, isa, anchor, name, symbols, chosen.pixels).kernel()
+
+
+def _anchor_of(region: Region) -> fx.Node:
     anchor = region.anchor()
     if anchor is None or not is_depthwise(region, anchor):
         raise AssertionError("not a depthwise convolution")
-    if "integer" in op_name(anchor) and isa.has_vnni:
-        return depthwise_dot.build(region, isa, anchor, name, symbols)
-    return _Depthwise(region, isa, anchor, name, symbols).kernel()
+    return anchor
+
+
+def _has_dot_form(anchor: fx.Node, isa: Isa) -> bool:
+    return "integer" in op_name(anchor) and isa.has_vnni
+
+
+def _fitting_pixels(region: Region, anchor: fx.Node, isa: Isa) -> list[int]:
+    """Tiles whose sums, inputs and weights stay in registers and that a row has room for."""
+    width, geometry = region.shape(anchor)[3], Filter.of(region, anchor)
+    return [
+        p
+        for p in range(1, MOST_PIXELS + 1)
+        if p + len(geometry.columns(p)) + geometry.size[1] < isa.registers
+        and (not isinstance(width, int) or p <= width)
+    ]
 
 
 class _Depthwise(Frame):
     def __init__(
-        self, region: Region, isa: Isa, anchor: fx.Node, name: str, symbols: tuple[str, ...]
+        self,
+        region: Region,
+        isa: Isa,
+        anchor: fx.Node,
+        name: str,
+        symbols: tuple[str, ...],
+        pixels: int,
     ) -> None:
         super().__init__(region, isa, anchor, name, symbols)
         self.weights = self.function.param("packed", "filter", "float32")
-        self.pixels = self._tile()
-
-    def _tile(self) -> int:
-        """Pixels of a tile: as many as registers allow, wasting few at the end of a row."""
-        width = self.domain[3]
-        fits = [
-            p
-            for p in range(1, 13)
-            if p + len(self.filter.columns(p)) + self.filter.size[1] < self.isa.registers
-            and (not isinstance(width, int) or p <= width)
-        ]
-        if not isinstance(width, int):
-            return min(fits[-1], 4)
-        return max(fits, key=lambda p: width / (-(-width // p) * p) + 0.02 * p)
+        self.pixels = pixels
 
     def kernel(self) -> Kernel:
         """Emit the loops and close the kernel."""

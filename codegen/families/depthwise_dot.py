@@ -18,12 +18,15 @@ from effc.codegen.isa import Isa
 from effc.codegen.kernel import Kernel, Pack
 from effc.codegen.pack import ColumnSums, PackTaps
 from effc.codegen.region import Region
+from effc.codegen.schedule import Schedule, Space, ordered
 from effc.codegen.tir import Expr, const, index, load, load_masked, with_lanes
 from effc.ir.symbols import Size, ceil_div, product
 
 MOST_VECTORS = 2
 SPARE_REGISTERS = 6
 CHUNK_CHANNELS = 128
+TASK_CHANNELS = (32, 128, 512)
+WORTH_TRYING = 1.35
 
 
 @dataclass(frozen=True)
@@ -84,35 +87,90 @@ class Tile:
         return (dots + reads * (shuffles + 1)) / (self.rows * self.pixels * self.vectors)
 
 
-def build(region: Region, isa: Isa, anchor: fx.Node, name: str, symbols: tuple[str, ...]) -> Kernel:
+@dataclass(frozen=True)
+class DotSchedule(Schedule):
+    """How a depthwise convolution of codes is computed.
+
+    Attributes:
+        rows: Output rows of a register tile.
+        pixels: Output pixels of a row of the tile.
+        vectors: Vectors of channels of the tile.
+        channels: Channels of a task, at most.
+    """
+
+    rows: int
+    pixels: int
+    vectors: int
+    channels: int = CHUNK_CHANNELS
+
+
+def space(region: Region, isa: Isa, anchor: fx.Node) -> Space:
+    """Every schedule worth trying, the default first, the others by their estimated cost."""
+    images, channels, height, width = region.shape(anchor)
+    del images
+    costs = tile_costs(Filter.of(region, anchor), height, width, channels, isa)
+    tiles = sorted(costs, key=lambda tile: costs[tile])
+    near = [tile for tile in tiles if costs[tile] <= WORTH_TRYING * costs[tiles[0]]]
+    points = [
+        DotSchedule(tile.rows, tile.pixels, tile.vectors, chunk)
+        for tile in near
+        for chunk in TASK_CHANNELS
+        if chunk == CHUNK_CHANNELS or chunk < 2 * channels
+    ]
+    best = choose_tile(Filter.of(region, anchor), height, width, channels, isa)
+    return ordered(points, DotSchedule(best.rows, best.pixels, best.vectors))
+
+
+def build(
+    region: Region,
+    isa: Isa,
+    anchor: fx.Node,
+    name: str,
+    symbols: tuple[str, ...],
+    schedule: DotSchedule,
+) -> Kernel:
     """Make the kernel of an integer depthwise convolution on a processor with dot products."""
-    return _DotDepthwise(region, isa, anchor, name, symbols).kernel()
+    return _DotDepthwise(region, isa, anchor, name, symbols, schedule).kernel()
 
 
 def choose_tile(geometry: Filter, height: Size, width: Size, channels: int, isa: Isa) -> Tile:
     """The tile of least estimated cost per useful output that fits into registers."""
+    costs = tile_costs(geometry, height, width, channels, isa)
+    return min(costs, key=lambda tile: costs[tile])
+
+
+def tile_costs(
+    geometry: Filter, height: Size, width: Size, channels: int, isa: Isa
+) -> dict[Tile, float]:
+    """Tiles that fit into registers, with their estimated cost per useful output."""
     blocks = -(-channels // isa.lanes)
     tall, wide = (size if isinstance(size, int) else 1 for size in (height, width))
-    best, least = Tile(geometry, 1, 1, 1), float("inf")
+    costs = {}
     for vectors in range(1, min(MOST_VECTORS, blocks) + 1):
         room = (isa.registers - SPARE_REGISTERS - vectors) // vectors
         for rows in range(1, min(room, tall, 4) + 1):
             for pixels in range(1, min(room // rows, wide) + 1):
                 tile = Tile(geometry, rows, pixels, vectors)
                 waste = -(-tall // rows) * rows / tall * (-(-wide // pixels) * pixels / wide)
-                if tile.cost() * waste < least:
-                    best, least = tile, tile.cost() * waste
-    return best
+                costs[tile] = tile.cost() * waste
+    return costs
 
 
 class _DotDepthwise(Frame):
     def __init__(
-        self, region: Region, isa: Isa, anchor: fx.Node, name: str, symbols: tuple[str, ...]
+        self,
+        region: Region,
+        isa: Isa,
+        anchor: fx.Node,
+        name: str,
+        symbols: tuple[str, ...],
+        schedule: DotSchedule,
     ) -> None:
         super().__init__(region, isa, anchor, name, symbols)
         self.function.import_llvm(quad_code(isa.lanes, MOST_VECTORS))
         self.weights = self.function.param("packed", "filter", "int8")
-        self.tile = choose_tile(self.filter, self.domain[2], self.domain[3], self.channels, isa)
+        self.tile = Tile(self.filter, schedule.rows, schedule.pixels, schedule.vectors)
+        self.chunk = schedule.channels
         self.width = self.tile.vectors * isa.lanes
 
     def kernel(self) -> Kernel:
@@ -121,7 +179,7 @@ class _DotDepthwise(Frame):
         begin, end = self.function.task_range
         images, _, height, width = self.domain
         whole, rest = divmod(self.channels, self.width)
-        most = max(CHUNK_CHANNELS // self.width, 1)
+        most = max(self.chunk // self.width, 1)
         chunks = max(-(-whole // most), 1)
         outer: list[Size] = [
             images, ceil_div(height, tile.rows), chunks, ceil_div(width, tile.pixels)

@@ -26,6 +26,13 @@ class Filter:
     padding: tuple[int, int]
     dilation: tuple[int, int]
 
+    @classmethod
+    def of(cls, region: Region, anchor: fx.Node) -> "Filter":
+        """Read the geometry of a convolution."""
+        weight = region.inputs[region.input_of(anchor.args[1])].shape
+        stride, padding, dilation = (tuple(value) for value in anchor.args[3:6])
+        return cls((weight[2], weight[3]), stride, padding, dilation)
+
     def columns(self, pixels: int) -> list[int]:
         """Input columns, relative to the first pixel's first tap, that a run of pixels reads."""
         return sorted({self.column(p, tap) for p in range(pixels) for tap in range(self.size[1])})
@@ -64,9 +71,7 @@ class Frame:
         self.source_at = region.input_of(anchor.args[0])
         self.source: Access = region.inputs[self.source_at]
         self.weight_at = region.input_of(anchor.args[1])
-        weight = region.inputs[self.weight_at].shape
-        stride, padding, dilation = (tuple(value) for value in anchor.args[3:6])
-        self.filter = Filter((weight[2], weight[3]), stride, padding, dilation)
+        self.filter = Filter.of(region, anchor)
         self.channels = self.domain[1]
         touched = epilogue_inputs(region, anchor)
         accesses = [

@@ -14,21 +14,47 @@ from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
 from effc.codegen.operands import NeedsScalarError
 from effc.codegen.region import Region
+from effc.codegen.schedule import Schedule, Space, ordered
 from effc.codegen.tir import Builder, Expr, index
 from effc.codegen.vectors import Run, Vectors
 from effc.ir.errors import BuildError
 from effc.ir.symbols import Size, ceil_div, evaluate, product
 
 CHUNK = 4096
+CHUNKS = (1024, 4096, 16384)
 TYPICAL = 64
 SHORT = 8
 
 
-def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+@dataclass(frozen=True)
+class ChunkSchedule(Schedule):
+    """How one long run of elements is split.
+
+    Attributes:
+        chunk: Elements of a task.
+    """
+
+    chunk: int = CHUNK
+
+
+def space(region: Region, isa: Isa) -> Space:
+    """Every schedule of an elementwise kernel, the default first; only one long run has several."""
+    is_run = len(domain_of(region).order) <= 1
+    return ordered(map(ChunkSchedule, CHUNKS if is_run else ()), ChunkSchedule())
+
+
+def build(
+    region: Region,
+    isa: Isa,
+    name: str,
+    symbols: tuple[str, ...],
+    schedule: ChunkSchedule | None = None,
+) -> Kernel:
     """Make a kernel that computes every output element of a region by itself."""
+    chunk = (schedule or ChunkSchedule()).chunk
     for lanes, masked in ((isa.lanes, isa.has_masks), (isa.lanes, False), (1, False)):
         try:
-            stage = _stage(region, name, symbols, Vectors(lanes, masked))
+            stage = _stage(region, name, symbols, Vectors(lanes, masked), chunk)
         except NeedsScalarError:
             continue
         return Kernel("elementwise", (stage,))
@@ -102,7 +128,9 @@ def _vector_last(accesses: list[Access], inputs: int) -> tuple[int, ...]:
     return tuple(order)
 
 
-def _stage(region: Region, name: str, symbols: tuple[str, ...], vectors: Vectors) -> Stage:
+def _stage(
+    region: Region, name: str, symbols: tuple[str, ...], vectors: Vectors, chunk: int
+) -> Stage:
     domain = domain_of(region)
     function = FunctionBuilder(name, symbols)
     inputs = [function.param("input", i, stored(a.dtype)) for i, a in enumerate(region.inputs)]
@@ -125,19 +153,19 @@ def _stage(region: Region, name: str, symbols: tuple[str, ...], vectors: Vectors
             first, last = index(0), b.size(size)
             coordinates = unravel(b, task, [domain.shape[dim] for dim in outer])
         else:
-            first = b.let(task * index(CHUNK))
-            last = b.let(tirx.Min(first + index(CHUNK), b.size(size)))
+            first = b.let(task * index(chunk))
+            last = b.let(tirx.Min(first + index(chunk), b.size(size)))
             coordinates = []
         place = dict(zip(outer, coordinates, strict=True))
-        run = Run(first, last, size if outer else _last_chunk(size))
+        run = Run(first, last, size if outer else _last_chunk(size, chunk))
         vectors.cover(b, run, lambda at, lanes, n: compute({**place, inner: at}, lanes, n))
     outer_tasks = product([domain.shape[dim] for dim in outer])
-    return function.close(outer_tasks if outer else ceil_div(size, CHUNK))
+    return function.close(outer_tasks if outer else ceil_div(size, chunk))
 
 
-def _last_chunk(size: Size) -> Size:
+def _last_chunk(size: Size, chunk: int) -> Size:
     """A number that leaves the same tail as the last chunk and is long if any chunk is."""
-    return size if not isinstance(size, int) or size <= CHUNK else size % CHUNK + CHUNK
+    return size if not isinstance(size, int) or size <= chunk else size % chunk + chunk
 
 
 def unravel(b: Builder, task: Expr, shape: list[Size]) -> list[Expr]:

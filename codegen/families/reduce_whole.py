@@ -20,12 +20,31 @@ from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
 from effc.codegen.operands import base_of
 from effc.codegen.reduce_lanes import Totals, as_value, total_type
 from effc.codegen.region import Region
+from effc.codegen.schedule import Schedule, Space, ordered
 from effc.codegen.tir import Expr, cast, const, index, load, load_masked, mask
 from effc.codegen.vectors import Run, Vectors
 from effc.ir.symbols import Size, ceil_div, product, simplify
 
-PIECE = 4096
-WAYS = 4
+PIECES, WAYS = (1024, 4096, 16384), (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class PieceSchedule(Schedule):
+    """How contiguous runs are reduced.
+
+    Attributes:
+        piece: Elements of a task.
+        ways: Vectors of independent totals.
+    """
+
+    piece: int = 4096
+    ways: int = 4
+
+
+def space(region: Region, isa: Isa) -> Space:
+    """Every schedule of such a reduction, the default first."""
+    points = [PieceSchedule(piece, ways) for piece in PIECES for ways in WAYS]
+    return ordered(points, PieceSchedule())
 
 
 def applies(region: Region, anchor: fx.Node) -> bool:
@@ -46,17 +65,19 @@ class Layout:
         lines: Sizes of the reduced dimensions outside the run, slowest first.
         line_strides: Their strides.
         run: Elements of the run.
+        piece: Elements of a piece.
     """
 
     kept: tuple[int, ...]
     lines: tuple[Size, ...]
     line_strides: tuple[Size, ...]
     run: Size
+    piece: int
 
     @property
     def pieces(self) -> Size:
         """Pieces of a run."""
-        return ceil_div(self.run, PIECE)
+        return ceil_div(self.run, self.piece)
 
     @property
     def units(self) -> Size:
@@ -64,7 +85,7 @@ class Layout:
         return product([*self.lines, self.pieces])
 
 
-def layout_of(source: Access, reduced: set[int]) -> Layout:
+def layout_of(source: Access, reduced: set[int], piece: int = 4096) -> Layout:
     """Order the reduced dimensions by stride and join those that lie one after the other.
 
     Repeated elements (stride 0) are lines; the run is contiguous.
@@ -81,15 +102,22 @@ def layout_of(source: Access, reduced: set[int]) -> Layout:
             segments.append((size, stride))
     *lines, (run, _) = segments
     kept = tuple(dim for dim in range(len(source.shape)) if dim not in reduced)
-    return Layout(kept, tuple(s for s, _ in lines), tuple(s for _, s in lines), run)
+    return Layout(kept, tuple(s for s, _ in lines), tuple(s for _, s in lines), run, piece)
 
 
-def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+def build(
+    region: Region,
+    isa: Isa,
+    name: str,
+    symbols: tuple[str, ...],
+    schedule: PieceSchedule | None = None,
+) -> Kernel:
     """Make the kernel of a region of such reductions and what follows them."""
+    chosen = schedule or PieceSchedule()
     anchors = [node for node in region.calls if base_of(node) in PLAIN]
     source = region.inputs[region.input_of(anchors[0].args[0])]
-    layout = layout_of(source, reduced_dims(region, anchors[0]))
-    parts = _Parts(region, anchors, source, layout, isa)
+    layout = layout_of(source, reduced_dims(region, anchors[0]), chosen.piece)
+    parts = _Parts(region, anchors, source, layout, isa, chosen.ways)
     stages = (parts.pieces(f"{name}_pieces", symbols), parts.combine(name, symbols))
     kept = [source.shape[dim] for dim in layout.kept]
     sizes = [np.dtype(total_type(node.meta["val"].dtype)).itemsize for node in anchors]
@@ -106,6 +134,7 @@ class _Parts:
     source: Access
     layout: Layout
     isa: Isa
+    ways: int
 
     def _kept(self) -> list[Size]:
         return [self.source.shape[dim] for dim in self.layout.kept]
@@ -132,8 +161,8 @@ class _Parts:
             base = index(0)
             for coordinate, stride in zip(place[: count + len(layout.lines)], strides, strict=True):
                 base = base + coordinate * b.size(stride)
-            first = b.let(place[-1] * index(PIECE))
-            last = b.let(tirx.Min(first + index(PIECE), b.size(layout.run)))
+            first = b.let(place[-1] * index(layout.piece))
+            last = b.let(tirx.Min(first + index(layout.piece), b.size(layout.run)))
             totals = self._reduce(function, memory, b.let(base), first, last)
             for buffer, total in zip(partials, totals, strict=True):
                 b.store(buffer, total.result(), task)
@@ -145,7 +174,7 @@ class _Parts:
         b, lanes = function.builder, self.isa.lanes
         types = [node.meta["val"].dtype for node in self.anchors]
         totals = [
-            Totals(b, PLAIN[base_of(node)], total_type(dtype), lanes, WAYS)
+            Totals(b, PLAIN[base_of(node)], total_type(dtype), lanes, self.ways)
             for node, dtype in zip(self.anchors, types, strict=True)
         ]
 
@@ -158,11 +187,11 @@ class _Parts:
                 keep = None if valid is None else mask(valid, count)
                 total.add(total.kind.term(value, dtype), way, keep)
 
-        step = index(lanes * WAYS)
+        step = index(lanes * self.ways)
         turns = b.let(tirx.Div(last - first, step))
         with b.loop(index(0), turns, "turn") as turn:
             here = b.let(first + turn * step)
-            for way in range(WAYS):
+            for way in range(self.ways):
                 add(b.let(here + index(way * lanes)), lanes, None, way)
         rest = Run(b.let(first + turns * step), last, None)
         Vectors(lanes, self.isa.has_masks).cover(b, rest, add)

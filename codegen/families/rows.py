@@ -18,21 +18,45 @@ from effc.codegen.kernel import FunctionBuilder, Kernel
 from effc.codegen.operands import NeedsScalarError
 from effc.codegen.reduce_lanes import REDUCTIONS, Totals, as_value, total_type
 from effc.codegen.region import Region
+from effc.codegen.schedule import Schedule, Space, ordered
 from effc.codegen.tir import Expr, cast, index, load, mask
 from effc.codegen.vectors import Run, Vectors
 from effc.ir.errors import BuildError
 from effc.ir.opspec import Kind, kind_of, op_name
 from effc.ir.symbols import Size, ceil_div, product, simplify
 
-WAYS = 4
+WAYS = (1, 2, 4, 8)
 FLOAT_NBYTES = 4
 
 
-def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+@dataclass(frozen=True)
+class RowSchedule(Schedule):
+    """How rows are reduced.
+
+    Attributes:
+        ways: Vectors of independent totals.
+    """
+
+    ways: int = 4
+
+
+def space(region: Region, isa: Isa) -> Space:
+    """Every schedule of a row kernel, the default first."""
+    return ordered(map(RowSchedule, WAYS), RowSchedule())
+
+
+def build(
+    region: Region,
+    isa: Isa,
+    name: str,
+    symbols: tuple[str, ...],
+    schedule: RowSchedule | None = None,
+) -> Kernel:
     """Make the kernel of a region with reductions along its last dimension."""
+    ways = (schedule or RowSchedule()).ways
     for lanes, masked in ((isa.lanes, isa.has_masks), (isa.lanes, False), (1, False)):
         try:
-            return _RowBuilder(region, name, symbols, Vectors(lanes, masked)).kernel()
+            return _RowBuilder(region, name, symbols, Vectors(lanes, masked), ways).kernel()
         except NeedsScalarError:
             continue
     raise BuildError(f"{name}: no form of the kernel can be built")
@@ -76,9 +100,9 @@ def levels_of(region: Region, length: Size) -> Levels:
 
 class _RowBuilder:
     def __init__(
-        self, region: Region, name: str, symbols: tuple[str, ...], vectors: Vectors
+        self, region: Region, name: str, symbols: tuple[str, ...], vectors: Vectors, ways: int
     ) -> None:
-        self.region, self.vectors = region, vectors
+        self.region, self.vectors, self.ways = region, vectors, ways
         self.function = FunctionBuilder(name, symbols)
         self.b = self.function.builder
         reductions = [node for node in region.calls if op_name(node) in REDUCTIONS]
@@ -150,7 +174,7 @@ class _RowBuilder:
                 value = scope.value(node.args[0], point)
                 totals[node].add(totals[node].kind.term(value, node.meta["val"].dtype), way, valid)
 
-        self._cover(at, WAYS if reductions else 1)
+        self._cover(at, self.ways if reductions else 1)
         for node in reductions:
             known[node] = self._finished(node, totals[node].result())
 
@@ -191,7 +215,7 @@ class _RowBuilder:
 
     def _totals(self, node: fx.Node) -> Totals:
         dtype = total_type(node.meta["val"].dtype)
-        return Totals(self.b, REDUCTIONS[op_name(node)], dtype, self.vectors.lanes, WAYS)
+        return Totals(self.b, REDUCTIONS[op_name(node)], dtype, self.vectors.lanes, self.ways)
 
     def _finished(self, node: fx.Node, total: Expr) -> Expr:
         if op_name(node) != "aten.mean.dim":

@@ -36,7 +36,7 @@ AT_ONCE = 6
 
 
 class Layers(nn.Module):
-    """Linear layers, convolutions of every kind, a matrix product, with odd sizes everywhere."""
+    """Linear layers, convolutions, a matrix product, with odd sizes everywhere."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,12 +67,41 @@ class Words(nn.Module):
         return x + self.down(F.gelu(self.up(x)))
 
 
+class Maps(nn.Module):
+    """Depthwise convolutions with both strides, and a reduction of whole images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 37, 1)
+        self.first = nn.Conv2d(37, 37, 3, 1, 1, groups=37)
+        self.second = nn.Conv2d(37, 37, 5, 2, 2, groups=37)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        x = F.relu(self.second(F.relu(self.first(x))))
+        return x, x.amax((1, 2, 3)), x.sum()
+
+
+class Rows(nn.Module):
+    """Norms, a softmax, reductions of whole tensors, one long run of elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(1000)
+
+    def forward(self, x):
+        return self.norm(x), x.softmax(-1), x.flatten(1).sum(1), x.mean(), torch.sin(x) * 2
+
+
+SHAPES = {"layers": (2, 3, 17, 13), "maps": (2, 3, 17, 13), "words": (2, 11, 33)}
+SHAPES["rows"] = (2, 30, 1000)
+MODULES = {"layers": Layers, "maps": Maps, "words": Words, "rows": Rows}
+
+
 def program_of(kind: str, passes: str) -> Program:
-    if kind == "layers":
-        program = traced(Layers(), torch.randn(2, 3, 17, 13))
-    else:
-        dynamic = {"x.1": "length"}
-        program = traced(Words(), torch.randn(2, 9, 33), dynamic=dynamic)
+    dynamic = {"x.1": "length"} if kind == "words" else None
+    program = traced(MODULES[kind](), torch.randn(SHAPES[kind]), dynamic=dynamic)
     pipeline = PassManager.parse(f"{CLEAN},{passes}" if passes else CLEAN)
     return pipeline.run(program, PassContext()).program
 
@@ -82,8 +111,7 @@ def cases_of(kind: str, passes: str, target: str) -> tuple[Program, list[tuple[C
     """The kernels of a program that leave something open."""
     program, wanted = program_of(kind, passes), small(target)
     fused, _ = fused_program(program, wanted)
-    shape = (2, 3, 17, 13) if kind == "layers" else (2, 11, 33)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(SHAPES[kind], generator=torch.Generator().manual_seed(1))
     name = program.signature.inputs[0].name
     sizes = bind_sizes(program.signature, program.symbols, {name: x})
     recorder = Recorder(fused, FORWARD, place(fused, FORWARD), {name: x}, sizes)
@@ -129,9 +157,12 @@ def check(program: Program, case: Case, schedules: list[Schedule], target: Targe
         ("layers", "quantize{activations=dynamic}"),
         ("words", ""),
         ("words", "bfloat16"),
+        ("maps", ""),
+        ("maps", "quantize{activations=dynamic}"),
+        ("rows", ""),
     ],
 )
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(data=st.data())
 def test_points_of_spaces(kind, passes, target, data):
     program, cases = cases_of(kind, passes, target)
@@ -142,9 +173,10 @@ def test_points_of_spaces(kind, passes, target, data):
     check(program, case, points, small(target))
 
 
-def test_the_default_comes_first_and_points_are_distinct():
+@pytest.mark.parametrize("kind", ["layers", "maps", "rows"])
+def test_the_default_comes_first_and_points_are_distinct(kind):
     for target in TARGETS:
-        _, cases = cases_of("layers", "", target)
+        _, cases = cases_of(kind, "", target)
         assert len(cases) >= 4
         for case, space in cases:
             assert len(set(space)) == len(space) <= 2000

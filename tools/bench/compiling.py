@@ -1,6 +1,7 @@
 """Compiling in a process of its own, with its wall time and peak memory."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,8 +24,16 @@ class Compiled:
     peak_nbytes: int
 
 
-def compile_artifact(model: str, folder: Path, *options: str) -> Compiled:
+def compile_artifact(
+    model: str, folder: Path, *options: str, database: Path | None = None
+) -> Compiled:
     """Run `effc compile` and measure it.
+
+    Args:
+        model: MODEL.
+        folder: Where the artifact goes.
+        options: Of the command.
+        database: The tuning database, if not the user's own.
 
     Raises:
         RuntimeError: If it fails, with what it printed.
@@ -32,9 +41,12 @@ def compile_artifact(model: str, folder: Path, *options: str) -> Compiled:
     command = [sys.executable, "-m", "effc", "compile", model, "-o", str(folder), *options]
     log = folder.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | ({"EFFC_TUNING": str(database)} if database else {})
     started = time.perf_counter()
     with log.open("w") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False)
+        done = subprocess.run(
+            command, stdout=file, stderr=subprocess.STDOUT, check=False, env=environment
+        )
     seconds = time.perf_counter() - started
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{log.read_text()}")

@@ -2,7 +2,8 @@
 
 `make bench` measures every model at every batch size and number of threads;
 `make bench BENCH="--headline"` measures the three models of the results page, `BENCH="--help"`
-lists other choices. Rows of a case that is measured again replace its earlier ones.
+lists other choices. `BENCH="--tuned 200"` compares the default schedules of kernels with those
+that 200 trials per model find. Rows of a case that is measured again replace its earlier ones.
 """
 
 import argparse
@@ -20,9 +21,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from bench.candidates import Subject
+from bench.candidates import PASSES, Subject
 from bench.models import SUITE, Entry
 from bench.pages import benchmark_page, speed_tables, write_section
+from bench.tuning import compare_tuned
 from effc.backends.measure import Latency, interleaved
 from effc.backends.peers import Arrays
 from effc.backends.tvm_cpu.peaks import Peaks, measured_peaks
@@ -46,6 +48,8 @@ def main() -> int:
     wanted = _arguments()
     entries = [e for e in SUITE if not wanted.only or e.name in wanted.only]
     entries = [e for e in entries if e.is_headline] if wanted.headline else entries
+    if wanted.tuned:
+        return compare_tuned(entries, wanted.precision or list(PASSES), wanted.tuned)
     cases = list(itertools.product(entries, wanted.batch))
     rows = _earlier()
     with Progress(console=Console(stderr=True)) as progress:
@@ -72,6 +76,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", action="append", help="a model's name")
     parser.add_argument("--batch", type=int, action="append", help="batch sizes")
     parser.add_argument("--threads", type=int, action="append", help="numbers of threads")
+    parser.add_argument("--tuned", type=int, help="only compare default and tuned schedules")
+    parser.add_argument("--precision", action="append", choices=PASSES, help="with --tuned")
     found = parser.parse_args()
     found.batch = found.batch or ([1] if found.headline else list(BATCHES))
     found.threads = found.threads or ([2] if found.headline else list(THREADS))
