@@ -14,7 +14,7 @@ from effc.backends.measure import Latency, interleaved
 from effc.backends.reading import read_manifest
 from effc.backends.runner import Model
 from effc.backends.staging import RESULT, check_replaceable, replacing
-from effc.candidate import Arrays, Candidate, build_candidate, check_agreement
+from effc.candidate import Arrays, Candidate, build_candidate, check_agreement, start_of
 from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.environment import environment
 from effc.ir.errors import ArtifactError
@@ -127,6 +127,7 @@ class Retuning:
         self.progress("write", 0, 1)
         recipe = artifact.recipe.model_copy(update={"tune": self.trials})
         old = self.report["result"]
+        best.start = start_of(best, self.inputs)
         note = "the result was tuned, and its latency measured, after the baseline's"
         kept = [one for one in self.report["notes"] if one != note]
         report = self.report | {
