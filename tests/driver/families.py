@@ -58,8 +58,20 @@ class Rows(nn.Module):
         return [self.head(x), scores.softmax(-1), x.cumsum(1), found, x.square().mean(-1), x > 0]
 
 
-SHAPES = {"maps": (2, 3, 23, 19), "rows": (2, 13, 24)}
-MODULES = {"maps": Maps, "rows": Rows}
+class Few(nn.Module):
+    """Linear layers of few rows, whose activations are read in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down = nn.Linear(45, 53), nn.Linear(53, 7, bias=False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.down(functional.relu(self.up(x)))]
+
+
+SHAPES = {"maps": (2, 3, 23, 19), "rows": (2, 13, 24), "few": (3, 45)}
+MODULES = {"maps": Maps, "rows": Rows, "few": Few}
 
 
 def example(module: str) -> Tensor:

@@ -28,11 +28,14 @@ from effc.passes.manager import PassManager
 HERE = Path(__file__).parent
 PAGE, ALIGN = 4096, 64
 MODULES = ["maps", "rows"]
+LOW_BIT = ["lowbit", "planes"]
 KINDS = {
     "float32": CLEAN,
     "bfloat16": f"{CLEAN},bfloat16",
     "int8": f"{CLEAN},quantize{{activations=dynamic}}",
     "static": f"{CLEAN},quantize",
+    "lowbit": f"{CLEAN},quantize-weights{{symmetric=false}}",
+    "planes": f"{CLEAN},quantize-weights{{scheme=ternary activations=float32}}",
 }
 CLOSE = {"float32": Tolerance(relative=1e-4), "bfloat16": Tolerance(relative=3e-2)}
 FAMILIES = "matmul conv2d depthwise attention rows reduce pool elementwise scan".split()
@@ -131,7 +134,7 @@ def guarded(families: ModuleType, driver: Path, tmp_path: Path) -> Callable[...,
 
 @pytest.mark.parametrize(
     ("kind", "target"),
-    [*((kind, "native") for kind in KINDS), ("static", "x86-64-v3")],
+    [*((kind, "native") for kind in KINDS if kind not in LOW_BIT), ("static", "x86-64-v3")],
 )
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_beyond_a_buffer_is_touched(
@@ -156,6 +159,24 @@ def test_nothing_beyond_a_buffer_is_touched(
             assert_close(name, expected, value.view(expected.shape), CLOSE[kind])
             content = content[value.nbytes :]
         assert content == b""
+
+
+@pytest.mark.parametrize(("kind", "target"), [("lowbit", "native"), ("lowbit", "x86-64-v3"),
+                                             ("planes", "native")])  # fmt: skip
+@pytest.mark.parametrize("module", ["rows", "few"])
+def test_low_bit_weights(
+    module: str,
+    kind: str,
+    target: str,
+    guarded: Callable[..., Guarded],
+    families: ModuleType,
+) -> None:
+    """Packed into tiles and in place."""
+    model = guarded(module, kind, target)
+    assert "lowbit" in {step.family for step in model.executable.steps}
+    found = [model.run(families.example(module), at_end) for at_end in (True, False)]
+    assert [done.returncode for done in found] == [0, 0], found[0].stdout
+    assert found[0].stdout == found[1].stdout
 
 
 def test_every_family_is_there(guarded: Callable[..., Guarded]) -> None:

@@ -64,19 +64,19 @@ def speed_tables(rows: Sequence[dict[str, Any]], threads: int) -> list[Table]:
     return [latency, compiling]
 
 
-def write_section(name: str, command: str, tables: Sequence[Table]) -> None:
-    """Put tables between the markers of a section of `docs/results.md`."""
+def write_section(name: str, command: str, tables: Sequence[Table], page: Path = PAGE) -> None:
+    """Put tables between the markers of a section of a page."""
     cpu = environment()["cpu"]
     body = f"`{command}` on {cpu}:\n\n```\n{render(tables).rstrip()}\n```"
     section = f"<!-- {name} -->\n## {name.capitalize()}\n\n{body}\n<!-- /{name} -->"
-    text = PAGE.read_text() if PAGE.exists() else HEAD
+    text = page.read_text() if page.exists() else HEAD
     pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
     if pattern.search(text):
         text = pattern.sub(lambda _: section, text)
     else:
         text = f"{text.rstrip()}\n\n{section}\n"
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(text)
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(text)
 
 
 def benchmark_page(rows: Sequence[Row], command: str) -> None:

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
+from bench import decode
 from bench.candidates import PASSES, Subject
 from bench.models import SUITE, Entry
 from bench.pages import benchmark_page, speed_tables, write_section
@@ -46,6 +47,9 @@ Row = dict[str, Any]
 def main() -> int:
     """Measure, write the JSON and the pages, and say which bars hold."""
     wanted = _arguments()
+    if wanted.decode:
+        decode.main()
+        return 0
     entries = [e for e in SUITE if not wanted.only or e.name in wanted.only]
     entries = [e for e in entries if e.is_headline] if wanted.headline else entries
     if wanted.tuned:
@@ -64,6 +68,8 @@ def main() -> int:
             _save(rows)
             progress.advance(task)
     _show(rows)
+    if not (wanted.headline or wanted.only):
+        decode.main()
     problems = list(missed(rows))
     for problem in problems:
         print(f"missed: {problem}")
@@ -73,6 +79,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--headline", action="store_true", help="the models of the results page")
+    parser.add_argument("--decode", action="store_true", help="products with 4-bit weights")
     parser.add_argument("--only", action="append", help="a model's name")
     parser.add_argument("--batch", type=int, action="append", help="batch sizes")
     parser.add_argument("--threads", type=int, action="append", help="numbers of threads")
