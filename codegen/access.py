@@ -10,21 +10,30 @@ from effc.ir.symbols import Size, product, simplify, text
 
 @dataclass(frozen=True)
 class Access:
-    """A strided view of a flat buffer; its offset is already in the pointer.
+    """A strided view of a flat buffer; the offset of a whole tensor is already in the pointer.
 
     Attributes:
         dtype: Element type.
         shape: Size per dimension.
         strides: Elements between neighbours, per dimension; 0 repeats one element.
+        offset: Elements before the first one, of a part of a tensor.
     """
 
     dtype: torch.dtype
     shape: tuple[Size, ...]
     strides: tuple[Size, ...]
+    offset: Size = 0
 
     def __str__(self) -> str:
         sizes, strides = (",".join(map(text, part)) for part in (self.shape, self.strides))
         return f"{str(self.dtype).removeprefix('torch.')}[{sizes}]({strides})"
+
+    def part(self, dim: int, start: Size, size: Size) -> "Access":
+        """The positions `start..start + size` of a dimension; all of one that is repeated."""
+        if self.shape[dim] == 1:
+            return self
+        shape = (*self.shape[:dim], size, *self.shape[dim + 1 :])
+        return replace(self, shape=shape, offset=simplify(start * self.strides[dim]))
 
     def aligned_to(self, domain: Sequence[Size]) -> "Access":
         """The same tensor broadcast to a domain of more or larger dimensions."""
@@ -34,6 +43,11 @@ class Access:
             for size, wanted, stride in zip(self.shape, domain[missing:], self.strides, strict=True)
         )
         return replace(self, shape=tuple(domain), strides=strides)
+
+    def permuted(self, order: Sequence[int]) -> "Access":
+        """The same elements with the dimensions in another order."""
+        shape, strides = (tuple(part[dim] for dim in order) for part in (self.shape, self.strides))
+        return replace(self, shape=shape, strides=strides)
 
     @property
     def is_contiguous(self) -> bool:

@@ -235,7 +235,7 @@ def _is_number_operand(node: fx.Node, name: str, position: int) -> bool:
 
 def flat_index(builder: Builder, access: Access, point: Point) -> Expr:
     """Flat index of a point's first lane in a strided tensor."""
-    total: Expr | None = None
+    total: Expr | None = builder.size(access.offset) if access.offset != 0 else None
     for coordinate, stride in zip(point.coordinates, access.strides, strict=True):
         if stride == 0 or (isinstance(coordinate, tirx.IntImm) and int(coordinate) == 0):
             continue

@@ -5,6 +5,7 @@ Buffers that live at the same time never overlap. With known sizes each buffer g
 driver computes when the sizes are bound.
 """
 
+import itertools
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -44,12 +45,14 @@ class MemoryPlan:
         slots: The buffers' sizes of each slot; its size is their maximum.
         offsets: Bytes from the start of the arena, per slot, where all sizes are known.
         nbytes: Bytes of the arena where all sizes are known, else None.
+        live_nbytes: The most bytes that are needed at one step: no plan takes less. None likewise.
     """
 
     slot_of: dict[Hashable, int]
     slots: list[list[Size]]
     offsets: list[int] = field(default_factory=list)
     nbytes: int | None = None
+    live_nbytes: int | None = None
 
     @property
     def is_static(self) -> bool:
@@ -85,7 +88,17 @@ def _offsets(lives: list[Life]) -> MemoryPlan:
         [[life.nbytes] for life, _ in placed],
         [at for _, at in placed],
         round_up(nbytes),
+        _most_live(lives),
     )
+
+
+def _most_live(lives: list[Life]) -> int:
+    """The largest sum of the sizes of buffers that live at the same step."""
+    changes: dict[int, int] = {}
+    for life in lives:
+        for step, nbytes in ((life.first, life.nbytes), (life.last + 1, -life.nbytes)):
+            changes[step] = changes.get(step, 0) + int(nbytes)
+    return max(itertools.accumulate(changes[step] for step in sorted(changes)), default=0)
 
 
 def _shared_slots(lives: list[Life]) -> MemoryPlan:

@@ -122,6 +122,7 @@ def _schedule_notes(choice: Choice) -> dict[str, int] | None:
 def _memory_notes(executable: Executable) -> dict[str, Any]:
     return {
         "arena_nbytes": executable.memory.nbytes,
+        "live_nbytes": executable.memory.live_nbytes,
         "weight_nbytes": sum(value.nbytes for value in executable.weights.values()),
         "functions": len(executable.stages),
     }

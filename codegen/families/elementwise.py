@@ -1,8 +1,10 @@
 """Everything that computes each output element by itself: arithmetic, copies, gathers.
 
-Dimensions that act as one in all tensors are merged, the innermost runs in vectors.
+Dimensions that act as one in all tensors are merged, the innermost runs in vectors. What follows a
+concatenation is computed part by part, so that every part is such a case.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
@@ -10,6 +12,7 @@ from tvm import tirx
 from effc.codegen.access import Access, joined
 from effc.codegen.dtypes import stored
 from effc.codegen.evaluate import Evaluator, Point
+from effc.codegen.families.concatenation import parts_of
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, Stage
 from effc.codegen.operands import NeedsScalarError
@@ -18,7 +21,7 @@ from effc.codegen.schedule import Schedule, Space, ordered
 from effc.codegen.tir import Builder, Expr, index
 from effc.codegen.vectors import Run, Vectors
 from effc.ir.errors import BuildError
-from effc.ir.symbols import Size, ceil_div, evaluate, product
+from effc.ir.symbols import Size, ceil_div, evaluate, product, simplify
 
 CHUNK = 4096
 CHUNKS = (1024, 4096, 16384)
@@ -51,10 +54,10 @@ def build(
     schedule: ChunkSchedule | None = None,
 ) -> Kernel:
     """Make a kernel that computes every output element of a region by itself."""
-    chunk = (schedule or ChunkSchedule()).chunk
+    parts, chunk = parts_of(region), (schedule or ChunkSchedule()).chunk
     for lanes, masked in ((isa.lanes, isa.has_masks), (isa.lanes, False), (1, False)):
         try:
-            stage = _stage(region, name, symbols, Vectors(lanes, masked), chunk)
+            stage = _stage(parts, name, symbols, Vectors(lanes, masked), chunk)
         except NeedsScalarError:
             continue
         return Kernel("elementwise", (stage,))
@@ -102,10 +105,7 @@ def domain_of(region: Region) -> Domain:
         return Domain(list(region.inputs), outputs, loop_order(outputs[0]))
     aligned = [access.aligned_to(shape or (1,)) for access in (*region.inputs, *outputs)]
     order = loop_order(aligned[-1])
-    sorted_accesses = [
-        Access(a.dtype, tuple(a.shape[d] for d in order), tuple(a.strides[d] for d in order))
-        for a in aligned
-    ]
+    sorted_accesses = [a.permuted(order) for a in aligned]
     merged = joined(sorted_accesses, keep_last=0)
     count = len(region.inputs)
     return Domain(merged[:count], merged[count:], _vector_last(merged, count))
@@ -129,13 +129,35 @@ def _vector_last(accesses: list[Access], inputs: int) -> tuple[int, ...]:
 
 
 def _stage(
-    region: Region, name: str, symbols: tuple[str, ...], vectors: Vectors, chunk: int
+    parts: list[Region], name: str, symbols: tuple[str, ...], vectors: Vectors, chunk: int
 ) -> Stage:
-    domain = domain_of(region)
-    function = FunctionBuilder(name, symbols)
+    """A function that computes regions of the same inputs and outputs one after the other."""
+    function, region = FunctionBuilder(name, symbols), parts[0]
     inputs = [function.param("input", i, stored(a.dtype)) for i, a in enumerate(region.inputs)]
     outputs = [function.param("output", i, stored(a.dtype)) for i, a in enumerate(region.outputs)]
-    b = function.builder
+    b, done = function.builder, 0
+    begin, end = function.task_range
+    for part in parts:
+        count, run_task = _tasks(part, b, (inputs, outputs), vectors, chunk)
+        first, last = begin, end
+        if len(parts) > 1:
+            first = b.let(tirx.Max(begin - b.size(done), index(0)))
+            last = b.let(tirx.Min(end - b.size(done), b.size(count)))
+        with b.loop(first, last, "task") as task:
+            run_task(task)
+        done = simplify(done + count)
+    return function.close(done)
+
+
+def _tasks(
+    region: Region,
+    b: Builder,
+    buffers: tuple[list[tirx.Buffer], list[tirx.Buffer]],
+    vectors: Vectors,
+    chunk: int,
+) -> tuple[Size, Callable[[Expr], None]]:
+    """How many tasks a region has, and what emits one."""
+    domain, (inputs, outputs) = domain_of(region), buffers
     evaluator = Evaluator(region, b, inputs, domain.inputs, region.is_pointwise)
     *outer, inner = domain.order or (0,)
     size = domain.shape[inner] if domain.shape else 1
@@ -147,8 +169,7 @@ def _stage(
         for node, buffer, access in zip(region.results, outputs, domain.outputs, strict=True):
             scope.store(buffer, access, scope.value(node, point), point)
 
-    begin, end = function.task_range
-    with b.loop(begin, end, "task") as task:
+    def run_task(task: Expr) -> None:
         if outer:
             first, last = index(0), b.size(size)
             coordinates = unravel(b, task, [domain.shape[dim] for dim in outer])
@@ -159,8 +180,9 @@ def _stage(
         place = dict(zip(outer, coordinates, strict=True))
         run = Run(first, last, size if outer else _last_chunk(size, chunk))
         vectors.cover(b, run, lambda at, lanes, n: compute({**place, inner: at}, lanes, n))
+
     outer_tasks = product([domain.shape[dim] for dim in outer])
-    return function.close(outer_tasks if outer else ceil_div(size, chunk))
+    return outer_tasks if outer else ceil_div(size, chunk), run_task
 
 
 def _last_chunk(size: Size, chunk: int) -> Size:

@@ -190,6 +190,42 @@ class Movement(torch.nn.Module):
         ]  # fmt: skip
 
 
+class Joined(torch.nn.Module):
+    """Concatenations along every dimension with operators behind them."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.arange(3.0 * shape[1]).view(-1, 1))
+
+    def forward(self, x, y):
+        whole = torch.cat([x, y, x + 1], 1)
+        twice = torch.cat([x, x], -1)
+        return [
+            (whole * self.scale).relu(), torch.cat([x, y], 0) > 0, torch.cat([y, x, y], -1) * 2,
+            torch.cat([x, y], 2) + x.mean((1, 2), True), torch.cat([x, y], 1).transpose(0, 2), twice,
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 40), (1, 5, 7), (3, 1, 1)], ids=str)
+def test_concatenations(compiled, target, shape):
+    generator = torch.Generator().manual_seed(9)
+    inputs = {name: torch.randn(shape, generator=generator) for name in "xy"}
+    compiled(Joined(shape), inputs, target).check(inputs, FLOAT)
+
+
+def test_concatenations_of_symbolic_sizes(compiled, target):
+    class Lengths(torch.nn.Module):
+        def forward(self, x, y):
+            return torch.cat([x, y, x], 1).relu(), torch.cat([y, x], 1)
+
+    dim = torch.export.Dim
+    dynamic = {"x": {1: dim("first", min=1, max=99)}, "y": {1: dim("second", min=1, max=99)}}
+    given = {"x": torch.randn(2, 7, 5), "y": torch.randn(2, 40, 5)}
+    built = compiled(Lengths(), given, target, dynamic)
+    for first, second in ((7, 40), (1, 99), (33, 1)):
+        built.check({"x": torch.randn(2, first, 5), "y": torch.randn(2, second, 5)}, EXACT)
+
+
 def test_operators_that_move_elements(compiled, target):
     x = torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(5))
     index = torch.tensor([2, 0, 3, 3, 1])

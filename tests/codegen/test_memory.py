@@ -56,6 +56,7 @@ def test_live_buffers_never_overlap(lives: list[Life]) -> None:
     ranges = static_ranges(lives, made)
     run(lives, ranges)
     assert made.is_static
+    assert made.live_nbytes == peak(lives)
     assert all(place.start % ALIGN == 0 for place in ranges.values())
     assert peak(lives) <= max(place.stop for place in ranges.values()) <= made.nbytes
     assert made.nbytes <= sum(-(-life.nbytes // ALIGN) * ALIGN for life in lives)
