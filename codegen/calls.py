@@ -40,7 +40,11 @@ def calls_of(placements: Placements, names: Any) -> list[Call]:
         names: torch's symbols to the user's, as in the program.
     """
     nodes = placements.module.graph.nodes
-    return [_call(placements, names, node) for node in nodes if node.op == "call_module"]
+    return [
+        _call(placements, names, node)
+        for node in nodes
+        if node.op == "call_module" and node not in placements.in_place
+    ]
 
 
 def _call(placements: Placements, names: Any, node: fx.Node) -> Call:

@@ -1,18 +1,21 @@
 """Where intermediate results lie in the arena.
 
-Buffers that live at the same time never overlap. With known sizes each buffer gets an offset
-(greedy by size, first gap that fits); with symbolic sizes buffers share slots whose sizes the
-driver computes when the sizes are bound.
+Buffers that live at the same time never overlap. With known sizes each buffer gets an offset (large
+ones first, in the first gap that fits; while room is wasted, what lies highest is placed earlier);
+with symbolic sizes buffers share slots whose sizes the driver computes when the sizes are bound.
 """
 
 import itertools
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from effc.codegen.families.elementwise import typical
 from effc.ir.symbols import Size
 
 ALIGN = 64
+ATTEMPTS = 24
+Places: TypeAlias = dict[Hashable, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -73,23 +76,50 @@ def round_up(nbytes: int) -> int:
 
 
 def _offsets(lives: list[Life]) -> MemoryPlan:
+    """Place large buffers first; where that wastes room, place what lies highest earlier."""
+    least = _most_live(lives)
+    order = sorted(lives, key=lambda life: (-int(life.nbytes), life.first))
+    best = found = _placed(order)
+    for _ in range(ATTEMPTS):
+        if _top(best) <= round_up(least):
+            break
+        order.insert(0, order.pop(_highest(order, found)))
+        found = _placed(order)
+        best = min(best, found, key=_top)
+    keys = list(best)
+    return MemoryPlan(
+        {key: number for number, key in enumerate(keys)},
+        [[nbytes] for _, nbytes in best.values()],
+        [at for at, _ in best.values()],
+        round_up(_top(best)),
+        least,
+    )
+
+
+def _placed(order: list[Life]) -> Places:
+    """Offset and size of every buffer, each put into the first gap that fits."""
     placed: list[tuple[Life, int]] = []
-    for life in sorted(lives, key=lambda life: (-life.nbytes, life.first)):
-        neighbours = sorted((at, at + other.nbytes) for other, at in placed if other.meets(life))
+    for life in order:
+        nbytes = int(life.nbytes)
+        neighbours = sorted(
+            (at, at + int(other.nbytes)) for other, at in placed if other.meets(life)
+        )
         offset = 0
         for start, end in neighbours:
-            if offset + life.nbytes <= start:
+            if offset + nbytes <= start:
                 break
             offset = max(offset, round_up(end))
         placed.append((life, offset))
-    nbytes = max((at + life.nbytes for life, at in placed), default=0)
-    return MemoryPlan(
-        {life.key: number for number, (life, _) in enumerate(placed)},
-        [[life.nbytes] for life, _ in placed],
-        [at for _, at in placed],
-        round_up(nbytes),
-        _most_live(lives),
-    )
+    return {life.key: (at, int(life.nbytes)) for life, at in placed}
+
+
+def _top(places: Places) -> int:
+    return max((at + nbytes for at, nbytes in places.values()), default=0)
+
+
+def _highest(order: list[Life], places: Places) -> int:
+    """Which buffer of an order ends last in the arena."""
+    return max(range(len(order)), key=lambda number: sum(places[order[number].key]))
 
 
 def _most_live(lives: list[Life]) -> int:

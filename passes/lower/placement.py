@@ -6,7 +6,7 @@ row-major, except results that are only read through one permutation, which are 
 """
 
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx
@@ -16,6 +16,7 @@ from effc.ir.opspec import Kind, kind_of, op_name
 from effc.ir.program import Program
 from effc.ir.symbols import Size, product, simplify
 from effc.passes.lower.borders import PAD, Border, sides, zero_point_of
+from effc.passes.lower.joins import Slice, slices_of
 from effc.passes.lower.layout import (
     CHANNELS_LAST,
     CONVOLUTIONS,
@@ -39,12 +40,14 @@ class Placements:
         places: Where each tensor of the outer graph lies.
         borders: Padding of the memory of some region results.
         sizes: Elements of the memory of each region result.
+        in_place: Calls that need no kernel: their operands are written where their result lies.
     """
 
     module: fx.GraphModule
     places: dict[fx.Node, Placement] = field(default_factory=dict)
     borders: dict[fx.Node, Border] = field(default_factory=dict)
     sizes: dict[fx.Node, Size] = field(default_factory=dict)
+    in_place: set[fx.Node] = field(default_factory=set)
 
 
 def place(program: Program, method: str) -> Placements:
@@ -59,6 +62,8 @@ class _Placer:
         self.wanted = channels_last_values(self.module)
         self.result = Placements(self.module)
         self.copies = 0
+        self.slices = slices_of(program, self.module, self._can_join)
+        self.result.in_place = {piece.whole.args[0] for piece in self.slices.values()}
 
     def run(self) -> Placements:
         """Visit the nodes in order; operands are placed before their readers."""
@@ -122,6 +127,11 @@ class _Placer:
 
     def _place_result(self, node: fx.Node) -> None:
         """Give a region's result its memory, layout and border."""
+        if node in self.result.places:
+            return
+        if node in self.slices:
+            self._place_slice(node, self.slices[node])
+            return
         shape = self.program.shape(node)
         is_map = node in self.wanted
         order = CHANNELS_LAST if is_map else only_permutation(self.module, node)
@@ -134,6 +144,19 @@ class _Placer:
         offset = border.rows * strides[2] + border.columns * strides[3] if border else 0
         self.result.places[node] = Placement(node, simplify(offset), shape, strides)
         self.result.sizes[node] = product(padded)
+
+    def _place_slice(self, node: fx.Node, piece: Slice) -> None:
+        """Put a part of a concatenation where it lies in it."""
+        self._place_result(piece.whole)
+        whole = self.result.places[piece.whole]
+        offset = simplify(whole.offset + piece.start * whole.strides[piece.dim])
+        self.result.places[node] = replace(whole, offset=offset, shape=self.program.shape(node))
+
+    def _can_join(self, part: fx.Node, whole: fx.Node) -> bool:
+        """Whether both have the same order of dimensions, and no border."""
+        if (part in self.wanted) != (whole in self.wanted):
+            return False
+        return part not in self.wanted or not (self._border(part) or self._border(whole))
 
     def _border(self, node: fx.Node) -> Border | None:
         """The padding all convolutions that read a result ask for, if they agree on the fill."""

@@ -202,7 +202,7 @@ class Joined(torch.nn.Module):
         twice = torch.cat([x, x], -1)
         return [
             (whole * self.scale).relu(), torch.cat([x, y], 0) > 0, torch.cat([y, x, y], -1) * 2,
-            torch.cat([x, y], 2) + x.mean((1, 2), True), torch.cat([x, y], 1).transpose(0, 2), twice,
+            torch.cat([x, y], 2) + x.mean((1, 2), True), twice, torch.cat([x, y], 1).transpose(0, 2)
         ]  # fmt: skip
 
 

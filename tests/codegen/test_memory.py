@@ -100,4 +100,4 @@ def test_a_symbolic_chain_needs_two_slots() -> None:
 
 
 def test_nothing_needs_nothing() -> None:
-    assert plan([]) == MemoryPlan({}, [], [], 0)
+    assert plan([]) == MemoryPlan({}, [], [], 0, 0)
