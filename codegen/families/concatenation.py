@@ -63,7 +63,8 @@ def _part(region: Region, join: fx.Node, operand: fx.Node, dim: int, start: Size
 def _without(module: fx.GraphModule, join: fx.Node, operand: fx.Node) -> fx.GraphModule:
     """A region's module in which a part takes the place of a concatenation."""
     result = fx.GraphModule(module, fx.Graph())
-    graph, mapping = fx.Graph(), {}
+    graph = fx.Graph()
+    mapping: dict[fx.Node, fx.Node] = {}
     for node in module.graph.nodes:
         if node is join:
             mapping[node] = mapping[operand]
