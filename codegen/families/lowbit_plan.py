@@ -16,7 +16,7 @@ from effc.ir.opspec import op_name
 from effc.ir.symbols import Size, ceil_div, product, simplify
 
 INTEGER = "effc.linear_grouped_integer.default"
-FEW_ROWS = 4
+FEW_ROWS, SOME_ROWS = 4, 8
 CHUNK_POSITIONS = 96
 MOST_FEATURES = 1 << 16  # an int32 sum of a group holds them whatever the codes
 
@@ -180,17 +180,17 @@ def _tile(positions: Size, columns: int, isa: Isa) -> tuple[int, int]:
     """Vectors of columns and positions of a register tile.
 
     Few positions only wait for memory: wide panels. Else products and totals stay in registers
-    beside the weights; as many positions as fit beside one vector are done in one pass.
+    beside the weights; as many positions as fit beside one vector are done in one pass. Where the
+    number is not known, a tile of eight wastes little of small numbers.
     """
     most = -(-columns // isa.lanes)
     free = (isa.registers - 6) // 2
-    if isinstance(positions, int) and positions <= FEW_ROWS:
+    if not isinstance(positions, int):
+        return 1, min(free, SOME_ROWS)
+    if positions <= FEW_ROWS:
         return min(FEW_ROWS if isa.registers > 16 else 2, most), positions
-    if isinstance(positions, int) and positions <= free:
+    if positions <= free:
         return 1, positions
     vectors = min(2, most, free // FEW_ROWS)
-    rows = free // vectors
-    if not isinstance(positions, int):
-        return vectors, min(rows, 6)
-    tries = range(FEW_ROWS, min(rows, 7) + 1)
+    tries = range(FEW_ROWS, min(free // vectors, 7) + 1)
     return vectors, min(tries, key=lambda count: (-(-positions // count) * (count + 1), -count))
