@@ -6,6 +6,7 @@ Several tiles go through the blocks together, so that a block of keys and values
 """
 
 import math
+from dataclasses import dataclass
 
 from torch import fx
 from tvm import tirx
@@ -14,32 +15,68 @@ from effc.codegen.epilogue import Epilogue
 from effc.codegen.evaluate import Evaluator
 from effc.codegen.families.attention_factors import KINDS
 from effc.codegen.families.attention_frame import Frame
-from effc.codegen.families.attention_problem import key_vectors
+from effc.codegen.families.attention_problem import Problem, key_vectors
 from effc.codegen.families.attention_scores import Scores
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.kernel import Stage
 from effc.codegen.reduce_lanes import SUM, across_lanes
+from effc.codegen.region import Region
+from effc.codegen.schedule import Schedule, Space, ordered
 from effc.codegen.tir import Expr, cast, const, index, load, splat, with_lanes
 from effc.codegen.vector_math import exp2
 from effc.ir.symbols import Size, ceil_div, product
 
 FLOAT_NBYTES = 4
 MAX_ROWS = 6
-MAX_TILES = 8
+MAX_TILES, TILES = 8, (2, 4, 8, 16)
+
+
+@dataclass(frozen=True)
+class AttentionSchedule(Schedule):
+    """How queries are grouped.
+
+    Attributes:
+        rows: Queries of a tile.
+        tiles: Tiles that go through the blocks of keys together.
+    """
+
+    rows: int
+    tiles: int
+
+
+def is_single_block(keys: Size, problem: Problem) -> bool:
+    """Whether all keys are one block."""
+    return isinstance(keys, int) and keys <= problem.block
+
+
+def default_of(region: Region, problem: Problem) -> AttentionSchedule:
+    """The number of queries up to six that wastes least; keys in one block need no groups."""
+    length, keys = (region.inputs[p].shape[-2] for p in (problem.query, problem.value))
+    rows = MAX_ROWS
+    if isinstance(length, int):
+        fits = range(min(MAX_ROWS, length), 0, -1)
+        rows = min(fits, key=lambda count: -(-length // count) * count + 8 / count)
+    return AttentionSchedule(rows, 1 if is_single_block(keys, problem) else MAX_TILES)
+
+
+def schedules(region: Region, problem: Problem) -> Space:
+    """Every schedule, the default first."""
+    default, length = default_of(region, problem), region.inputs[problem.query].shape[-2]
+    most = min(MAX_ROWS, length) if isinstance(length, int) else MAX_ROWS
+    numbers = (1,) if default.tiles == 1 else TILES
+    rows = range(most, 0, -1)
+    return ordered([AttentionSchedule(r, tiles) for r in rows for tiles in numbers], default)
 
 
 class Attention:
     """Writes the second stage."""
 
-    def __init__(self, frame: Frame, anchor: fx.Node) -> None:
+    def __init__(self, frame: Frame, anchor: fx.Node, schedule: AttentionSchedule) -> None:
         self.frame, self.b, self.isa = frame, frame.b, frame.isa
         self.lanes, self.block = frame.isa.lanes, frame.problem.block
         self.columns = frame.sizes.columns
-        self.rows = self._tile_rows()
-        self.is_single = isinstance(frame.source_length, int) and (
-            frame.source_length <= self.block
-        )
-        self.tiles = 1 if self.is_single else MAX_TILES
+        self.rows, self.tiles = schedule.rows, schedule.tiles
+        self.is_single = is_single_block(frame.source_length, frame.problem)
         self.memory = frame.function.param("scratch", 0, "float32")
         self.factors = KINDS[frame.problem.arithmetic](frame)
         self.scores = Scores(frame, self.factors, self.memory)
@@ -58,14 +95,6 @@ class Attention:
         ]
         evaluator = Evaluator(frame.region, self.b, frame.inputs, accesses, pointwise=True)
         return Epilogue(anchor, evaluator, frame.outputs, frame.region.outputs, self.isa.has_masks)
-
-    def _tile_rows(self) -> int:
-        """Queries of a tile: the number up to six that wastes least."""
-        length = self.frame.length
-        if not isinstance(length, int):
-            return MAX_ROWS
-        most = min(MAX_ROWS, length)
-        return min(range(most, 0, -1), key=lambda rows: -(-length // rows) * rows + 8 / rows)
 
     def _weight_nbytes(self) -> int:
         return {"float32": 4, "uint16": 2, "uint8": 1}[self.factors.weight]

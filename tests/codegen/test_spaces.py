@@ -94,9 +94,19 @@ class Rows(nn.Module):
         return self.norm(x), x.softmax(-1), x.flatten(1).sum(1), x.mean(), torch.sin(x) * 2
 
 
-SHAPES = {"layers": (2, 3, 17, 13), "maps": (2, 3, 17, 13), "words": (2, 11, 33)}
+class Heads(nn.Module):
+    """Attention to a few keys, in one block, and to many."""
+
+    def forward(self, x):
+        many = torch.cat([x] * 60, 2)
+        attend = F.scaled_dot_product_attention
+        return attend(x, x, x), attend(x, many, many)
+
+
+SHAPES = {"heads": (1, 2, 19, 8)}
+SHAPES |= {"layers": (2, 3, 17, 13), "maps": (2, 3, 17, 13), "words": (2, 11, 33)}
 SHAPES["rows"] = (2, 30, 1000)
-MODULES = {"layers": Layers, "maps": Maps, "words": Words, "rows": Rows}
+MODULES = {"heads": Heads, "layers": Layers, "maps": Maps, "words": Words, "rows": Rows}
 
 
 def program_of(kind: str, passes: str) -> Program:
@@ -160,6 +170,8 @@ def check(program: Program, case: Case, schedules: list[Schedule], target: Targe
         ("maps", ""),
         ("maps", "quantize{activations=dynamic}"),
         ("rows", ""),
+        ("heads", ""),
+        ("heads", "bfloat16"),
     ],
 )
 @settings(deadline=None, max_examples=4)
