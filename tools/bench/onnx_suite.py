@@ -18,7 +18,7 @@ from typing import Any
 from bench.onnx_cases import Case, cases, model_of
 
 MODES = ("eager", "native")
-LIMIT_SECONDS = 120
+LIMIT_SECONDS = 300
 WORK = Path("out/onnx-suite")
 TOLERANCE = {"real": 1e-3, "pytorch-operator": 1e-3}
 
@@ -149,7 +149,7 @@ def _work(names: Sequence[str], mode: str, connection: Any) -> None:
 
 def run_all(names: Sequence[str], mode: str, report: Any) -> list[Result]:
     """Run tests in a worker process; one that dies or hangs is replaced."""
-    context = mp.get_context("spawn")
+    context = mp.get_context("fork")  # the tests take long to load
     waiting, found = list(names), []
     while waiting:
         receiver, sender = context.Pipe(duplex=False)

@@ -54,14 +54,12 @@ def to_narrow(x: Tensor, element: Element) -> Tensor:
 
 
 def _to_small_float(x: Tensor, element: Element) -> Tensor:
-    """Round to the type's grid, half to even, and keep within its range; NaN is the largest."""
-    low, high = element.range
+    """Round to the type's grid, half to even, and keep within its range; NaN is 0."""
+    x = torch.clamp(torch.nan_to_num(x, 0.0), *element.range)
     smallest = {1: 1.0, 3: 1.0, 2: 0.25}[element.mantissa]
     exponent = torch.floor(torch.log2(torch.clamp_min(torch.abs(x), smallest)))
     step = torch.exp2(exponent - element.mantissa)
-    rounded = torch.round(x / step) * step
-    limited = torch.clamp(rounded, low, high)
-    return torch.where(torch.isnan(x), torch.full_like(x, high), limited)
+    return torch.round(x / step) * step
 
 
 def _to_float8(call: Call, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -77,7 +77,8 @@ def _size(dim: Any, fallback: str, symbols: dict[str, Symbol]) -> Size:
         if not 0 <= dim.dim_value <= LARGEST:
             raise ModelError(f"the model has an input of size {dim.dim_value}")
         return int(dim.dim_value)
-    name = re.sub(r"\W+", "_", dim.dim_param or fallback).strip("_") or "size"
+    given = dim.dim_param if isinstance(dim.dim_param, str) else ""
+    name = re.sub(r"\W+", "_", given or fallback).strip("_") or "size"
     if not name.isidentifier():
         name = f"size_{name}"
     symbols.setdefault(name, Symbol(name, 1, LARGEST))

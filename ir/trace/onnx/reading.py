@@ -132,8 +132,6 @@ def read_model(proto: Any, folder: Path | None = None) -> Model:
         graph = graph_of(proto.graph, set())
     except RecursionError as error:
         raise ModelError("the model's graphs are nested too deeply") from error
-    except UnicodeDecodeError as error:
-        raise ModelError(f"the model is damaged: a name is not text: {error}") from error
     if graph.captured:
         raise ModelError(f"nothing computes {', '.join(sorted(graph.captured))}")
     return Model(graph, opsets, functions, folder)
@@ -145,7 +143,7 @@ def standard(domain: str) -> str:
 
 
 def _opsets(imports: Iterable[Any]) -> dict[str, int]:
-    found = {standard(entry.domain): int(entry.version) for entry in imports}
+    found = {standard(_texts(one.domain)[0]): int(one.version) for one in imports}
     if not 1 <= found.setdefault("", 1) <= LARGEST_VERSION:
         raise ModelError(
             f"the model uses operator set {found['']}; effc knows 1..{LARGEST_VERSION}"
@@ -162,28 +160,42 @@ def graph_of(proto: Any, outer: set[str]) -> Graph:
     initializers = {tensor.name: tensor for tensor in proto.initializer}
     for sparse in proto.sparse_initializer:
         initializers[sparse.values.name] = sparse
-    given = {value.name for value in proto.input} | initializers.keys()
+    given = set(_texts(*[value.name for value in proto.input], *initializers))
     nodes = [_node(one) for one in proto.node]
-    outputs = [value.name for value in proto.output]
+    outputs = _texts(*[value.name for value in proto.output])
     types = {v.name: v for part in (proto.input, proto.output, proto.value_info) for v in part}
     nodes, captured = _sorted(nodes, given, outputs)
-    graph = Graph(proto.name, list(proto.input), outputs, initializers, nodes, captured, types)
+    graph = Graph(_texts(proto.name)[0], list(proto.input), outputs, initializers, nodes, captured, types)
     return graph
 
 
 def _function(proto: Any) -> Graph:
+    _texts(proto.name, proto.domain, *proto.input, *proto.output)
     nodes, captured = _sorted([_node(n) for n in proto.node], set(proto.input), list(proto.output))
     if captured:
         raise ModelError(f"function {proto.name}: nothing computes {', '.join(sorted(captured))}")
     return Graph(proto.name, list(proto.input), list(proto.output), {}, nodes)
 
 
+def _texts(*names: Any) -> list[str]:
+    """Names, which protobuf gives as bytes where they are not UTF-8.
+
+    Raises:
+        ModelError: If one is.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise ModelError(f"the model is damaged: the name {name!r} is not text")
+    return list(names)
+
+
 def _node(proto: Any) -> Node:
+    op, domain, name = _texts(proto.op_type, proto.domain, proto.name)
+    inputs, outputs = _texts(*proto.input), _texts(*proto.output)
+    _texts(*[one.name for one in proto.attribute])
     attributes = {one.name: _attribute(one) for one in proto.attribute}
-    outputs = list(proto.output)
-    name = proto.name or next((output for output in outputs if output), proto.op_type)
-    domain = standard(proto.domain)
-    return Node(proto.op_type, domain, name, list(proto.input), outputs, attributes, proto)
+    name = name or next((output for output in outputs if output), op)
+    return Node(op, standard(domain), name, inputs, outputs, attributes, proto)
 
 
 def _attribute(proto: Any) -> Any:

@@ -1,5 +1,6 @@
 """Operators that read maps at real coordinates: grids, regions, deformed kernels."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -122,15 +123,15 @@ def _cubic_weights(share: Tensor) -> list[Tensor]:
 def _cubic(x: Tensor, at: list[Tensor], padding: str, corners: bool) -> Tensor:
     low = [torch.floor(part) for part in at]
     weights = [_cubic_weights(part - base) for part, base in zip(at, low, strict=True)]
+    rows = [
+        [_limited(base + step, x.shape[2 + dim], padding, corners) for step in (-1, 0, 1, 2)]
+        for dim, base in enumerate(low)
+    ]
     total: Any = None
     for offsets in itertools.product(range(4), repeat=len(at)):
-        places = []
-        weight: Any = None
-        for dim, offset in enumerate(offsets):
-            place = _limited(low[dim] + (offset - 1), x.shape[2 + dim], padding, corners)
-            places.append(place.to(torch.int64))
-            factor = weights[dim][offset]
-            weight = factor if weight is None else weight * factor
+        places = [rows[dim][offset].to(torch.int64) for dim, offset in enumerate(offsets)]
+        factors = [weights[dim][offset] for dim, offset in enumerate(offsets)]
+        weight = functools.reduce(torch.mul, factors)
         part = pick_or_zero(x, places) * weight.unsqueeze(1)
         total = part if total is None else total + part
     return total
