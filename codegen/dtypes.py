@@ -19,6 +19,9 @@ STORED = {
     torch.int16: "int16",
     torch.int32: "int32",
     torch.int64: "int64",
+    torch.uint16: "uint16",
+    torch.uint32: "uint32",
+    torch.uint64: "uint64",
     torch.bool: "uint8",
 }
 HELD = {

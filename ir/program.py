@@ -28,6 +28,9 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.int32: "i32",
     torch.int64: "i64",
     torch.bool: "bool",
+    torch.uint16: "u16",
+    torch.uint32: "u32",
+    torch.uint64: "u64",
     torch.float8_e4m3fn: "f8e4m3",
     torch.float8_e5m2: "f8e5m2",
 }

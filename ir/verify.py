@@ -36,7 +36,8 @@ def propagate(program: Program, method: str) -> None:
     """Recompute `node.meta["val"]` of every node from the placeholders' fake tensors."""
     module = program.methods[method]
     placeholders = [n.meta["val"] for n in module.graph.nodes if n.op == "placeholder"]
-    mode = next((v.fake_mode for v in placeholders if isinstance(v, FakeTensor)), None)
+    values = [node.meta.get("val") for node in module.graph.nodes]
+    mode = next((v.fake_mode for v in values if isinstance(v, FakeTensor)), None)
     with enable_python_dispatcher():  # C++ decompositions fix symbolic sizes to numbers
         FakeTensorProp(module, mode).propagate_dont_convert_inputs(*placeholders)
 

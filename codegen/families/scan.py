@@ -1,4 +1,4 @@
-"""Operators that walk a dimension from its start: running sums, and the place of the extremum."""
+"""Operators that walk a dimension from its start: running totals, and the place of the extremum."""
 
 import torch
 from torch import fx
@@ -16,7 +16,8 @@ from effc.ir.errors import BuildError
 from effc.ir.opspec import op_name
 from effc.ir.symbols import product
 
-OPERATORS = ("aten.cumsum.default", "aten.argmax.default", "aten.argmin.default")
+RUNNING = ("aten.cumsum.default", "aten.cumprod.default")
+OPERATORS = (*RUNNING, "aten.argmax.default", "aten.argmin.default")
 
 
 def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
@@ -44,8 +45,8 @@ class _Scan:
         if dim is None:
             raise BuildError(f"{op_name(node)} over all dimensions")
         self.dim = dim % len(self.shape)
-        self.is_sum = op_name(node) == "aten.cumsum.default"
-        self.keeps = self.is_sum or bool(argument(node, 2, "keepdim", False))
+        self.is_running = op_name(node) in RUNNING
+        self.keeps = self.is_running or bool(argument(node, 2, "keepdim", False))
 
     def kernel(self) -> Kernel:
         """One task per line along the dimension."""
@@ -53,21 +54,23 @@ class _Scan:
         begin, end = self.function.task_range
         with self.b.loop(begin, end, "line") as task:
             place = unravel(self.b, task, outer)
-            (self._running_sum if self.is_sum else self._extremum)(place)
+            (self._running_total if self.is_running else self._extremum)(place)
         return Kernel("scan", (self.function.close(product(outer)),))
 
     def _at(self, place: list[Expr], position: Expr) -> Point:
         return Point((*place[: self.dim], position, *place[self.dim :]))
 
-    def _running_sum(self, place: list[Expr]) -> None:
+    def _running_total(self, place: list[Expr]) -> None:
         b, dtype = self.b, held(self.node.meta["val"].dtype)
         total = b.local(dtype, 1, "total")
-        b.store(total, const(0, dtype), 0)
+        is_product = "cumprod" in op_name(self.node)
+        b.store(total, const(int(is_product), dtype), 0)
         with b.loop(index(0), b.size(self.shape[self.dim]), "i") as i:
             value = cast(
                 self.evaluator.fresh({}).load(self.node.args[0], self._at(place, i)), dtype
             )
-            b.store(total, load(total, 0) + value, 0)
+            before = load(total, 0)
+            b.store(total, before * value if is_product else before + value, 0)
             self._store(load(total, 0), self._at(place, i))
 
     def _extremum(self, place: list[Expr]) -> None:

@@ -71,6 +71,7 @@ TABLE: dict[str, OpSpec] = {
     "aten.convolution.default": _anchor(_general_convolution_macs),
     "aten.conv_transpose1d.default": _anchor(_transposed_macs),
     "aten.conv_transpose2d.input": _anchor(_transposed_macs),
+    "aten.conv_transpose3d.input": _anchor(_transposed_macs),
     "aten.scaled_dot_product_attention.default": _anchor(_attention_macs),
     "effc.attention_half.default": _anchor(_attention_macs),
     "effc.attention_integer.default": _anchor(_attention_macs),

@@ -22,7 +22,8 @@ bitwise_or.Scalar bitwise_xor.Scalar
 """.split()
 
 COSTLY = """
-acos.default asin.default atan.default atan2.default cos.default cosh.default div.Scalar div.Tensor
+acos.default acosh.default asin.default asinh.default atan.default atanh.default
+ atan2.default cos.default cosh.default div.Scalar div.Tensor
 div.Tensor_mode div.Scalar_mode elu.default erf.default exp.default exp2.default expm1.default
 gelu.default log.default log10.default log1p.default log2.default log_sigmoid.default mish.default
 pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor rsqrt.default selu.default celu.default

@@ -6,7 +6,7 @@ REDUCTIONS = """
 all.default all.dim amax.default amin.default any.default any.dim argmax.default argmin.default
 cumsum.default logsumexp.default max.dim mean.default mean.dim min.dim norm.ScalarOpt_dim
 prod.default prod.dim_int std.correction sum.default sum.dim_IntList var.correction
-var_mean.correction var_mean.dim linalg_vector_norm.default topk.default sort.default
+var_mean.correction var_mean.dim linalg_vector_norm.default topk.default sort.default sort.stable
 max.default min.default argsort.default cumprod.default diff.default std.dim var.dim
 """.split()
 

@@ -7,7 +7,7 @@ know them in advance; another call with other values translates again.
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from onnx import numpy_helper
 from onnx.backend.base import Backend, BackendRep
 
 from effc.candidate import build_candidate
+from effc.ir.edit import Editor
 from effc.ir.errors import InputError
-from effc.ir.program import Program, TensorSpec
+from effc.ir.program import FORWARD, Program, Signature, TensorSpec
 from effc.ir.target import Target
 from effc.ir.trace.inputs import WantedInputs
 from effc.ir.trace.onnx import open_model_proto
@@ -64,6 +65,50 @@ def to_array(tensor: torch.Tensor, number: int) -> np.ndarray:
     return tensor.numpy()
 
 
+BITS = {torch.bfloat16: torch.int16}
+
+
+def in_numpy(value: torch.Tensor) -> torch.Tensor:
+    """A tensor numpy has a type for: the bits of those it has none for."""
+    return value.view(BITS[value.dtype]) if value.dtype in BITS else value
+
+
+def as_bits(program: Program) -> Program:
+    """A program whose inputs and outputs are the bits of element types numpy lacks."""
+    signature = program.signature
+    if not any(spec.dtype in BITS for spec in (*signature.inputs, *signature.outputs)):
+        return program
+    result = program.clone()
+    editor = Editor(result, rule="bits")
+    graph, view = editor.graph, torch.ops.aten.view.dtype
+    for node in graph.find_nodes(op="placeholder"):
+        dtype = node.meta["val"].dtype
+        if dtype in BITS:
+            old = node.meta["val"]
+            with old.fake_mode:
+                node.meta["val"] = old.view(BITS[dtype])
+            first = next(n for n in graph.nodes if n.op not in ("placeholder", "get_attr"))
+            value = editor.call(node, view, node, dtype, before=first)
+            node.replace_all_uses_with(value, delete_user_cb=lambda user, v=value: user is not v)
+    output = graph.output_node()
+    results = []
+    for node in output.args[0]:
+        dtype = node.meta["val"].dtype
+        is_plain = dtype not in BITS
+        results.append(
+            node if is_plain else editor.call(node, view, node, BITS[dtype], before=output)
+        )
+    output.args = (tuple(results),)
+    inputs, outputs = (
+        tuple(replace(spec, dtype=BITS.get(spec.dtype, spec.dtype)) for spec in part)
+        for part in (signature.inputs, signature.outputs)
+    )
+    result.signatures[FORWARD] = Signature(inputs, outputs)
+    result.examples = {}
+    editor.finish()
+    return result
+
+
 def is_shape_like(array: np.ndarray) -> bool:
     """Whether an input can be a shape, axes, scales or a number, which may be built in."""
     return array.ndim <= 1 and array.size <= LONGEST_SHAPE
@@ -98,8 +143,13 @@ class Translation:
         if self.model is None:
             found = self.program.run(given)
             return [found[spec.name] for spec in signature.outputs]
-        arrays = self.model.run({name: value.numpy() for name, value in given.items()})
-        return [torch.from_numpy(np.asarray(arrays[spec.name])) for spec in signature.outputs]
+        plain = {name: in_numpy(value) for name, value in given.items()}
+        found = self.model.run({name: value.numpy() for name, value in plain.items()})
+        results = [torch.from_numpy(np.asarray(found[spec.name])) for spec in signature.outputs]
+        types = [spec.dtype for spec in signature.outputs]
+        return [
+            x.view(dtype) if dtype in BITS else x for x, dtype in zip(results, types, strict=True)
+        ]
 
 
 @dataclass
@@ -161,10 +211,10 @@ class EffcRep(BackendRep):
     def _built(self, program: Program, values: dict[str, torch.Tensor]) -> Translation:
         if self.target == EAGER:
             return Translation(program, values)
-        clean = cleaned(program, no_progress).program
+        clean = cleaned(as_bits(program), no_progress).program
         folder = tempfile.TemporaryDirectory(prefix="effc-")
         candidate = build_candidate("onnx", clean, Target.parse(self.target), Path(folder.name), [])
-        return Translation(clean, values, candidate.model, folder)
+        return Translation(program, values, candidate.model, folder)
 
 
 class EffcBackend(Backend):

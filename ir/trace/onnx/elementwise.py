@@ -58,7 +58,7 @@ def _arithmetic(function: Function) -> Callable[..., Tensor]:
 
 def unsigned_order(x: Tensor) -> Tensor:
     """int64 numbers that are ordered as the unsigned ones with the same bits are."""
-    return x ^ LOWEST
+    return torch.bitwise_xor(x, LOWEST)
 
 
 def ordered(x: Tensor) -> Tensor:
@@ -79,12 +79,17 @@ def _divide(call: Call, x: Tensor, y: Tensor) -> Tensor:
 
 def _unsigned_divide(x: Tensor, y: Tensor) -> Tensor:
     """Quotient of unsigned numbers held in int64: by half of the dividend, then corrected."""
-    half = (x >> 1) & ~LOWEST
-    estimate = torch.div(half, torch.where(y > 0, y, 1), rounding_mode="trunc") << 1
+    half = torch.bitwise_and(_half(x), ~LOWEST)
+    estimate = torch.div(half, torch.where(y > 0, y, 1), rounding_mode="trunc") * 2
     rest = x - estimate * y
     more = (unsigned_order(rest) >= unsigned_order(y)).to(torch.int64)
     at_least = (unsigned_order(x) >= unsigned_order(y)).to(torch.int64)
     return torch.where(y > 0, estimate + more, at_least)
+
+
+def _half(x: Tensor) -> Tensor:
+    """Bits moved right by one, with the sign's moved in."""
+    return torch.bitwise_right_shift(x, torch.ones([], dtype=torch.int64))
 
 
 def _modulo(call: Call, x: Tensor, y: Tensor) -> Tensor:
@@ -135,12 +140,13 @@ def _bit_shift(call: Call, x: Tensor, y: Tensor) -> Tensor:
     is_past = (wide_y < 0) | (wide_y >= bits)
     amount = torch.where(is_past, 0, wide_y)
     if call.get("direction") == "LEFT":
-        return torch.where(is_past, 0, wide_x << amount).to(x.dtype)
+        return torch.where(is_past, 0, torch.bitwise_left_shift(wide_x, amount)).to(x.dtype)
     fill = torch.where(wide_x < 0, -1, 0)
     if x.dtype == torch.uint64:
-        logical = (wide_x >> 1 & ~LOWEST) >> (amount - 1).clamp(min=0)
+        half = torch.bitwise_and(_half(wide_x), ~LOWEST)
+        logical = torch.bitwise_right_shift(half, (amount - 1).clamp(min=0))
         return torch.where(is_past, 0, torch.where(amount > 0, logical, wide_x)).to(x.dtype)
-    return torch.where(is_past, fill, wide_x >> amount).to(x.dtype)
+    return torch.where(is_past, fill, torch.bitwise_right_shift(wide_x, amount)).to(x.dtype)
 
 
 def _sign(x: Tensor) -> Tensor:

@@ -165,7 +165,9 @@ def graph_of(proto: Any, outer: set[str]) -> Graph:
     outputs = _texts(*[value.name for value in proto.output])
     types = {v.name: v for part in (proto.input, proto.output, proto.value_info) for v in part}
     nodes, captured = _sorted(nodes, given, outputs)
-    graph = Graph(_texts(proto.name)[0], list(proto.input), outputs, initializers, nodes, captured, types)
+    graph = Graph(
+        _texts(proto.name)[0], list(proto.input), outputs, initializers, nodes, captured, types
+    )
     return graph
 
 

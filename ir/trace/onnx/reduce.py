@@ -151,7 +151,7 @@ def _top(call: Call, x: Tensor, count: Any = None) -> tuple[Tensor, Tensor]:
     found, places = torch.sort(values, dim=axis, descending=is_largest, stable=True)
     kept = torch.ops.aten.slice.Tensor(found, axis, 0, wanted)
     if x.dtype == torch.uint64:
-        kept = kept ^ LOWEST
+        kept = torch.bitwise_xor(kept, LOWEST)
     return kept.to(x.dtype), torch.ops.aten.slice.Tensor(places, axis, 0, wanted)
 
 

@@ -1,4 +1,4 @@
-"""Models with random weights, small in every size but the kind, as `torch.onnx.export` writes them."""
+"""Small models with random weights, as `torch.onnx.export` writes them."""
 
 import io
 import warnings
@@ -9,11 +9,23 @@ import onnx
 import torch
 import transformers as tf
 
-TEXT = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "intermediate_size": 48, "max_position_embeddings": 64}  # fmt: skip
+TEXT = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
 DECODER = {**TEXT, "num_key_value_heads": 2, "use_cache": False}
-VISION = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-          "intermediate_size": 48, "image_size": 32, "patch_size": 8}  # fmt: skip
+VISION = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
 HEADS = {"head_dim": 8}
 
 
@@ -67,9 +79,13 @@ MODELS: dict[str, Maker] = {
     "swin": lambda: (
         tf.SwinModel(
             tf.SwinConfig(
-                image_size=32, patch_size=2, embed_dim=16, depths=[2, 2], num_heads=[2, 4],
+                image_size=32,
+                patch_size=2,
+                embed_dim=16,
+                depths=[2, 2],
+                num_heads=[2, 4],
                 window_size=4,
-            )  # fmt: skip
+            )
         ),
         _image(),
     ),
@@ -93,33 +109,49 @@ MODELS: dict[str, Maker] = {
     ),
     "segformer": lambda: (
         tf.SegformerModel(
-            tf.SegformerConfig(hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1],
-                               num_attention_heads=[1, 2, 2, 4])
+            tf.SegformerConfig(
+                hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], num_attention_heads=[1, 2, 2, 4]
+            )
         ),
         _image(64),
-    ),  # fmt: skip
+    ),
     "whisper-encoder": lambda: (
         tf.WhisperModel(
-            tf.WhisperConfig(d_model=32, encoder_layers=2, decoder_layers=1,
-                             encoder_attention_heads=4, decoder_attention_heads=4,
-                             encoder_ffn_dim=48, decoder_ffn_dim=48, num_mel_bins=16,
-                             max_source_positions=20)
+            tf.WhisperConfig(
+                d_model=32,
+                encoder_layers=2,
+                decoder_layers=1,
+                encoder_attention_heads=4,
+                decoder_attention_heads=4,
+                encoder_ffn_dim=48,
+                decoder_ffn_dim=48,
+                num_mel_bins=16,
+                max_source_positions=20,
+            )
         ).get_encoder(),
         _sound(2, 16, 40),
-    ),  # fmt: skip
+    ),
     "clip": lambda: (
         tf.CLIPVisionModel(tf.CLIPVisionConfig(**VISION)),
         _image(),
     ),
     "wav2vec2": lambda: (
         tf.Wav2Vec2Model(
-            tf.Wav2Vec2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                              intermediate_size=48, conv_dim=(16, 16), conv_stride=(5, 2),
-                              conv_kernel=(10, 3), num_feat_extract_layers=2,
-                              num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4)
+            tf.Wav2Vec2Config(
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                intermediate_size=48,
+                conv_dim=(16, 16),
+                conv_stride=(5, 2),
+                conv_kernel=(10, 3),
+                num_feat_extract_layers=2,
+                num_conv_pos_embeddings=16,
+                num_conv_pos_embedding_groups=4,
+            )
         ),
         _sound(2, 400),
-    ),  # fmt: skip
+    ),
 }
 
 

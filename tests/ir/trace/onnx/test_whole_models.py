@@ -3,14 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from exported_models import MODELS, exported
+from onnx_models import save
 
-from effc.ir.cost import cost_of
 from effc.ir.trace import open_model
 from effc.ir.verify import unknown_operators, verify
 from effc.onnx_backend import EffcBackend
-
-from exported_models import MODELS, exported
-from onnx_models import save
 
 pytestmark = pytest.mark.slow
 DECIBEL = 90.0
