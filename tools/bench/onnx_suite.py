@@ -9,8 +9,9 @@ import multiprocessing as mp
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bench.onnx_cases import Case, cases, model_of
 MODES = ("eager", "native")
 LIMIT_SECONDS = 300
 WORK = Path("out/onnx-suite")
-TOLERANCE = {"real": 1e-3, "pytorch-operator": 1e-3}
+WARM = "test_add"
 
 
 @dataclass(frozen=True)
@@ -140,51 +141,65 @@ def _work(names: Sequence[str], mode: str, connection: Any) -> None:
     import torch
 
     torch.set_num_threads(1)
-    known = cases()
-    for name in names:
-        connection.send(("start", name))
-        connection.send(("done", run_case(known[name], mode)))
+    for name in list(names):
+        connection.send(run_case(cases()[name], mode))
     connection.close()
 
 
-def run_all(names: Sequence[str], mode: str, report: Any) -> list[Result]:
-    """Run tests in a worker process; one that dies or hangs is replaced."""
+def run_all(
+    names: Sequence[str], mode: str, report: Callable[[Result], None], workers: int
+) -> None:
+    """Run tests in worker processes; one that dies or hangs is replaced.
+
+    Args:
+        names: The tests.
+        mode: `eager`, or what to compile for.
+        report: Called with each result.
+        workers: How many processes.
+    """
+    import effc.onnx_backend  # noqa: F401  (so that workers need not load it again)
+
+    run_case(cases()[WARM], "eager")
+    parts = [list(names[place::workers]) for place in range(workers)]
+    threads = [threading.Thread(target=_supervise, args=(p, mode, report)) for p in parts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _supervise(names: list[str], mode: str, report: Callable[[Result], None]) -> None:
+    """Run tests in one process at a time; after a crash or a hang, in a new one."""
     context = mp.get_context("fork")  # the tests take long to load
-    waiting, found = list(names), []
-    while waiting:
+    while names:
         receiver, sender = context.Pipe(duplex=False)
-        worker = context.Process(target=_work, args=(waiting, mode, sender))
+        worker = context.Process(target=_work, args=(names, mode, sender))
         worker.start()
         sender.close()
-        current: str | None = None
-        while True:
-            limit = LIMIT_SECONDS if current else 2 * LIMIT_SECONDS
-            if not receiver.poll(limit):
-                result = Result(current or waiting[0], mode, "hang", f"more than {limit} s")
-                break
-            try:
-                what, value = receiver.recv()
-            except EOFError:
-                worker.join()
-                result = Result(current or waiting[0], mode, "crash", f"exit {worker.exitcode}")
-                break
-            if what == "start":
-                current = value
-                continue
-            report(value)
-            found.append(value)
-            waiting.remove(value.name)
-            current = None
-            if not waiting:
-                break
-        if waiting:
+        failure = _collected(receiver, worker, names, mode, report)
+        if failure is not None:
             if worker.is_alive() and worker.pid:
                 os.kill(worker.pid, signal.SIGKILL)
-            report(result)
-            found.append(result)
-            waiting.remove(result.name)
+            report(failure)
+            names.remove(failure.name)
         worker.join()
-    return found
+
+
+def _collected(
+    receiver: Any, worker: Any, names: list[str], mode: str, report: Callable[[Result], None]
+) -> Result | None:
+    """Take results out of `names` as they come; the failure that ended the worker, if one did."""
+    while names:
+        if not receiver.poll(LIMIT_SECONDS):
+            return Result(names[0], mode, "hang", f"more than {LIMIT_SECONDS} s")
+        try:
+            result = receiver.recv()
+        except EOFError:
+            worker.join()
+            return Result(names[0], mode, "crash", f"exit {worker.exitcode}")
+        report(result)
+        names.remove(result.name)
+    return None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -195,28 +210,31 @@ def main(arguments: Sequence[str]) -> int:
     WORK.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
     for mode in options["modes"]:
-        file = WORK / f"{mode}.jsonl"
-        known = _known(file, options) if options["resume"] else {}
-        names = [name for name in cases() if name not in known and options["only"] in name]
-        started = time.perf_counter()
-        with file.open("a" if options["resume"] else "w") as stream:
-
-            def keep(result: Result, stream: Any = stream) -> None:
-                stream.write(json.dumps(asdict(result)) + "\n")
-                stream.flush()
-                if not result.is_passed:
-                    print(result.mode, result.name, result.state, result.note, file=sys.stderr)
-
-            new = run_all(names, mode, keep)
-        results += [*known.values(), *new]
-        print(f"{mode}: {len(new)} tests in {time.perf_counter() - started:.0f} s", file=sys.stderr)
+        results += _run_mode(mode, options).values()
     if options["only"] == "":
         write_table(results)
-    else:
-        print(
-            "\n".join(f"{r.mode} {r.name} {r.state}" for r in results if options["only"] in r.name)
-        )
     return 0
+
+
+def _run_mode(mode: str, options: dict[str, Any]) -> dict[str, Result]:
+    """Run what is not known yet; every result by test."""
+    file = WORK / f"{mode}.jsonl"
+    found = _known(file, options) if options["resume"] else {}
+    names = [name for name in cases() if name not in found and options["only"] in name]
+    started = time.perf_counter()
+    with file.open("a" if options["resume"] else "w") as stream:
+
+        def keep(result: Result) -> None:
+            found[result.name] = result
+            stream.write(json.dumps(asdict(result)) + "\n")
+            stream.flush()
+            if not result.is_passed:
+                print(result.mode, result.name, result.state, result.note, file=sys.stderr)
+
+        run_all(names, mode, keep, options["workers"])
+    seconds = time.perf_counter() - started
+    print(f"{mode}: {len(names)} tests in {seconds:.0f} s", file=sys.stderr)
+    return found
 
 
 def _options(arguments: Sequence[str]) -> dict[str, Any]:
@@ -227,6 +245,7 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--again", action="append", default=[])
     parser.add_argument("--only", default="")
+    parser.add_argument("--workers", type=int, default=2)
     found = vars(parser.parse_args(list(arguments)))
     found["modes"] = found["modes"] or list(MODES)
     return found

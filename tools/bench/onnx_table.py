@@ -31,21 +31,7 @@ def write_table(results: Sequence["Result"]) -> None:
         "denominators": {"all": len(known), "D1": len(narrowed), "D2": _count(narrowed)},
         "excluded from D1": _named(reasons),
         "excluded from D2": _named(narrowed),
-        "modes": {
-            mode: {
-                "state": {
-                    name: states[mode, name].state
-                    for name in sorted(known)
-                    if (mode, name) in states
-                },
-                "notes": {
-                    name: states[mode, name].note
-                    for name in sorted(known)
-                    if (mode, name) in states and states[mode, name].note
-                },
-            }
-            for mode in modes
-        },
+        "modes": {mode: _outcomes(mode, sorted(known), states) for mode in modes},
     }
     RESULTS.write_text(json.dumps(document, indent=1) + "\n")
     before = PAGE.read_text() if PAGE.exists() else f"{BEGIN}\n{END}\n"
@@ -53,6 +39,19 @@ def write_table(results: Sequence["Result"]) -> None:
     tail = rest.partition(END)[2]
     table = "\n".join([*_summary(document), *_operators(document, known)])
     PAGE.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}")
+
+
+def _outcomes(
+    mode: str, names: Sequence[str], states: dict[tuple[str, str], "Result"]
+) -> dict[str, dict[str, str]]:
+    """State and note of every test; those that have not been run say so."""
+    missing = {name for name in names if (mode, name) not in states}
+    return {
+        "state": {n: "not run" if n in missing else states[mode, n].state for n in names},
+        "notes": {
+            n: states[mode, n].note for n in names if n not in missing and states[mode, n].note
+        },
+    }
 
 
 def _count(reasons: dict[str, str]) -> int:
