@@ -140,11 +140,11 @@ def test_architecture(compiled: Callable[..., Any], name: str) -> None:
 
 
 def test_what_no_kernel_computes_is_listed_whole(compiled: Callable[..., Any]) -> None:
-    """A mixture of experts sorts and counts its tokens."""
+    """A mixture of experts counts its tokens."""
     sizes = {**DECODER, "num_local_experts": 4}
     model, inputs = made("text", "MixtralForCausalLM", sizes)
     with pytest.raises(UnsupportedError) as caught:
         compiled(traced(model, inputs))
     missing = {entry.op for entry in caught.value.operators}
-    assert {"aten.topk.default", "aten.sort.default", "aten.histc.default"} <= missing
+    assert "aten.histc.default" in missing
     assert all(entry.source.startswith("model.layers.0") for entry in caught.value.operators)

@@ -51,7 +51,9 @@ def _pytorch_half_pixel(axis: Axis, at: np.ndarray) -> np.ndarray:
 
 
 def _align_corners(axis: Axis, at: np.ndarray) -> np.ndarray:
-    return at * (axis.size - 1) / (axis.wanted - 1) if axis.wanted > 1 else np.zeros_like(at)
+    """The size that counts is the one before rounding."""
+    last = axis.scale * axis.size - 1
+    return at * (axis.size - 1) / last if axis.wanted > 1 else np.zeros_like(at)
 
 
 def _crop(axis: Axis, at: np.ndarray) -> np.ndarray:
