@@ -42,7 +42,7 @@ onnx-suite: $(STAMP)
 	PYTHONPATH=tools $(BIN)/python -W ignore -m bench.onnx_suite $(SUITE)
 
 bench-bits: $(STAMP)
-	PYTHONPATH=tools $(BIN)/python -m bench.bits
+	PYTHONPATH=tools $(BIN)/python -m bench.bits $(BENCH)
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest -q tests/golden --rewrite-golden

@@ -74,6 +74,18 @@ def test_quality_is_kept_with_the_smallest_plan(run, clock):
     assert report["result"]["size_nbytes"] == min(met)
 
 
+def test_dry_run_shows_the_plan(run):
+    words = [*PLAIN, *PLANNED, "--max-size", "60%", "--dry-run"]
+    said = run(*words).assert_succeeds().out
+    assert "plan by sqnr, ilp: loss" in said
+    (row,) = [row for row in run(*words, "--json").json if "plan" in row["notes"]]
+    plan = row["notes"]["plan"]
+    whole = plan["sizes"][-1]
+    assert plan["totals"]["nbytes"] + plan["other_nbytes"] <= 0.6 * whole
+    formats = {note["format"] for note in row["notes"]["layers"].values()}
+    assert formats == {"float32", "w8a8"}
+
+
 def test_both_budgets_that_exclude_each_other(run, clock):
     words = [*OUTLIER, *PLANNED, "-o", "out", "--max-drop", "1%", "--max-size", "9KB"]
     run(*words).assert_fails(

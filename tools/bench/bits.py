@@ -148,18 +148,29 @@ def measured(subject: Subject, progress: Progress) -> Iterator[Row]:
 
 
 def main() -> int:
-    """Measure, write the JSON and the page."""
-    rows: list[Row] = []
-    with Progress(console=Console(stderr=True)) as progress:
-        for name in MODELS:
-            rows += measured(Subject.of(name), progress)
+    """Measure the models named, or all, write the JSON and the page.
+
+    Rows of a model that is measured again replace its earlier ones.
+    """
+    wanted = sys.argv[1:] or MODELS
+    rows: list[Row] = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
-    tables = [page_table(rows, name) for name in MODELS]
+    with Progress(console=Console(stderr=True)) as progress:
+        for name in wanted:
+            found = list(measured(Subject.of(name), progress))
+            rows = [*(row for row in rows if row["model"] != name), *found]
+            record = {"environment": environment(), "rows": rows}
+            RESULT.write_text(json.dumps(record, indent=1) + "\n")
+    tables = [page_table(rows, name) for name in known_models(rows)]
     lines = list(verdicts(rows))
     write_page(tables, lines)
     Console(width=110, highlight=False).print(*tables, *lines, sep="\n")
     return 0
+
+
+def known_models(rows: Sequence[Row]) -> list[str]:
+    """The models that rows are about, in the zoo's order."""
+    return [name for name in MODELS if any(row["model"] == name for row in rows)]
 
 
 def page_table(rows: Sequence[Row], model: str) -> Table:
@@ -195,7 +206,7 @@ def mean_log(rows: Sequence[Row], way: Way) -> float:
 
 def verdicts(rows: Sequence[Row]) -> Iterator[str]:
     """Per model and budget, how the default metric compares with the best heuristic."""
-    for model in MODELS:
+    for model in known_models(rows):
         own = [row for row in rows if row["model"] == model]
         for bits in BUDGETS:
             plan = value_of(own, (COMPARED, SOLVER), bits, "divergence")

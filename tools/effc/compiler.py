@@ -72,11 +72,18 @@ class Compilation:
     def plan(self) -> list[dict[str, Any]]:
         """Run the passes and build nothing: the rows of the report.
 
+        A size budget is taken for one of the weights: without a build nothing else is known.
+
         Raises:
             EffcError: Of the kind that tells what went wrong.
         """
         self.prepared = prepare(self.recipe, self.sources, self.progress, self.notes)
-        return [*self.prepared.clean.to_json(), *self.transformed().to_json()]
+        clean, size = self.prepared.clean, self.prepared.size
+        limits = []
+        if size is not None:
+            allowed = size.allowed(clean.program.weight_nbytes)
+            limits.append(Limit("nbytes", allowed, f"--max-size {self.recipe.max_size}"))
+        return [*clean.to_json(), *self.transformed(limits=limits).to_json()]
 
     def transformed(self, kept: Sequence[str] = (), limits: Sequence[Limit] = ()) -> PipelineReport:
         """Run the passes on the clean program, leaving some layers alone, within limits."""

@@ -119,7 +119,8 @@ def _run(settings: dict[str, Any], out: Path, dry_run: bool, as_json: bool) -> N
 
 
 def _print_plan(rows: list[dict[str, Any]], notes: list[str], as_json: bool) -> None:
-    from effc.explanation import layers_of
+    from effc.explanation import layers_of, plan_note
+    from effc.plan_tables import plan_table
     from effc.tables import layer_table, pass_table, render
 
     if as_json:
@@ -128,6 +129,8 @@ def _print_plan(rows: list[dict[str, Any]], notes: list[str], as_json: bool) -> 
     parts = [pass_table(rows)]
     if layers := layers_of(rows):
         parts.append(layer_table(layers))
+    if plan := plan_note(rows):
+        parts.append(plan_table(layers, plan))
     typer.echo(render(parts), nl=False)
     for note in notes:
         typer.echo(f"note: {note}")
