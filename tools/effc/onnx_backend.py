@@ -184,6 +184,9 @@ class EffcRep(BackendRep):
     def _named(self, inputs: Any) -> dict[str, torch.Tensor]:
         if not isinstance(inputs, dict):
             names = [value.name for value in self.proto.graph.input]
+            if len(inputs) < len(names):  # older models list their weights among the inputs
+                weights = {tensor.name for tensor in self.proto.graph.initializer}
+                names = [name for name in names if name not in weights]
             inputs = dict(zip(names, inputs, strict=False))
         return {name: to_tensor(value) for name, value in inputs.items() if value is not None}
 
