@@ -52,6 +52,7 @@ class Candidate:
         low = seconds if low is None else low
         self.latency = Latency(seconds, low, seconds, 1)
         self.size_nbytes, self.quality, self.is_changed = nbytes, quality, True
+        self.passes = []
 
 
 METRIC = Metric("top1", len)
