@@ -44,9 +44,8 @@ def test_what_passed_compiled(name):
 
 
 def test_wrong_results_are_found(monkeypatch):
-    monkeypatch.setattr(
-        onnx_suite, "data_of", lambda case: [([np.ones(2, np.float32)], [np.ones(2)])]
-    )
+    ones = np.ones((3, 4, 5), np.float32)
+    monkeypatch.setattr(onnx_suite, "data_of", lambda case: [([ones], [ones + 1])])
     assert run_case(cases()["test_relu"], "eager").state == "wrong"
 
 
