@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from exported_models import MODELS, exported
 from onnx_models import save
 
@@ -36,4 +35,3 @@ def test_import_and_compile(name, tmp_path):
 
 def test_enough_models() -> None:
     assert len(MODELS) >= 20
-    assert all(isinstance(torch.nn.Module, type) for _ in MODELS)
