@@ -91,8 +91,8 @@ def test_size(network, compiled, report):
 def test_the_folder_is_complete(network, compiled, report):
     files = {path.name for path in compiled.iterdir()}
     assert files == {
-        "README.md", "effc.h", "manifest.json", "model.so", "recipe.yaml", "report.json",
-        "sample.npz", "weights.safetensors",
+        "README.md", "effc.h", "manifest.json", "model.so", "program.pt2", "recipe.yaml",
+        "report.json", "sample.npz", "weights.safetensors",
     }  # fmt: skip
     assert "dimension `batch=1..64`" in (compiled / "README.md").read_text()
     recipe = yaml.safe_load((compiled / "recipe.yaml").read_text())
