@@ -61,7 +61,8 @@ def test_most_sensitive_layers_are_paste_ready():
     }
     layers["block[3]#2"] = {"output_sqnr_db": 0.5}
     row = {"notes": {"layers": layers}, "text": "quantize", "refusals": []}
-    report = {"passes": [row], "profile": [], "clean": [], "lowering": []}
+    report = {"passes": [row], "profile": [], "clean": [], "lowering": [], "trials": []}
+    report["metric"] = None
     facts = explained(report)
     names = [re.sub(r"\[\[\]", "[", name) for name in facts["most_sensitive"]]
     assert names == ["block[3]", "block[1]", "block[5]", "block[2]", "block[4]"]

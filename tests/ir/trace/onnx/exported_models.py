@@ -64,7 +64,12 @@ MODELS: dict[str, Maker] = {
     "mistral": lambda: (tf.MistralForCausalLM(tf.MistralConfig(**DECODER)), _tokens()),
     "mixtral": lambda: (
         tf.MixtralForCausalLM(
-            tf.MixtralConfig(**DECODER, num_local_experts=4, num_experts_per_tok=2)
+            tf.MixtralConfig(
+                **DECODER,
+                num_local_experts=4,
+                num_experts_per_tok=2,
+                experts_implementation="batched_mm",
+            )
         ),
         _tokens(),
     ),
@@ -104,7 +109,11 @@ MODELS: dict[str, Maker] = {
         _image(64),
     ),
     "efficientnet": lambda: (
-        tf.EfficientNetModel(tf.EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.3)),
+        tf.EfficientNetModel(
+            tf.EfficientNetConfig(
+                width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320, initializer_range=0.2
+            )
+        ),
         _image(64),
     ),
     "segformer": lambda: (
