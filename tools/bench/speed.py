@@ -185,15 +185,25 @@ def _earlier() -> list[Row]:
 
 
 def _replaced(rows: list[Row], new: list[Row]) -> list[Row]:
-    """Earlier rows without those of the cases that were measured again, then the new ones."""
+    """Earlier rows without those of the cases that were measured again, and the new ones."""
     cases = {(row["model"], row["batch"], row.get("threads")) for row in new}
     kept = [r for r in rows if (r["model"], r.get("batch"), r.get("threads")) not in cases]
-    return [*kept, *new]
+    order = [entry.name for entry in SUITE]
+    return sorted([*kept, *new], key=lambda row: order.index(row["model"]))
 
 
 def _save(rows: list[Row]) -> None:
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+
+
+def command_of(arguments: list[str]) -> str:
+    """The command a page names; with one model at a time, MODEL stands for each of them."""
+    named = [
+        "MODEL" if before == "--only" else argument
+        for before, argument in itertools.pairwise(["", *arguments])
+    ]
+    return f'make bench BENCH="{shlex.join(named)}"' if named else "make bench"
 
 
 def _show(rows: list[Row]) -> None:
@@ -203,9 +213,7 @@ def _show(rows: list[Row]) -> None:
     console = Console(width=110, highlight=False)
     for table in tables:
         console.print(table)
-    command = " ".join(
-        ["make bench", *([f'BENCH="{shlex.join(sys.argv[1:])}"'] if sys.argv[1:] else [])]
-    )
+    command = command_of(sys.argv[1:])
     write_section("speed", command, tables)
     benchmark_page(rows, command)
 
