@@ -21,6 +21,7 @@ from effc.codegen.isa import Isa
 from effc.codegen.objects import write_object
 from effc.codegen.schedule import Schedule, Space, distance, nothing_chosen, ordered, point_of
 from effc.codegen.trial import Case, trial_executable
+from effc.ir.opspec import op_name
 from effc.ir.program import FORWARD, Program, bind_sizes
 from effc.ir.target import Target
 from effc.ir.testing import EXACT, Tolerance, assert_close, traced
@@ -139,9 +140,13 @@ def small(target: str) -> Target:
     return replace(Target.parse(target), cores=2, l2=1 << 16)
 
 
-def check(
-    program: Program, case: Case, schedules: list[Schedule], target: Target, passes: str
-) -> None:
+def is_half_attention(case: Case) -> bool:
+    """Whether softmax weights are rounded to bfloat16 on the way, so that some round differently."""
+    anchor = case.region.anchor()
+    return anchor is not None and op_name(anchor).startswith("effc.attention_half")
+
+
+def check(program: Program, case: Case, schedules: list[Schedule], target: Target) -> None:
     """Build and run schedules of a kernel; compare with the region in PyTorch."""
     executable = trial_executable(case, schedules, Isa.of(target))
     symbols = list(program.symbols.values())
@@ -157,8 +162,9 @@ def check(
     for schedule in schedules:
         for result, expected in zip(case.results, case.expected, strict=True):
             found = result.tensor(next(memory))
-            tolerance = ROUNDED if passes == "bfloat16" else SUMS
-            tolerance = tolerance if expected.is_floating_point() else EXACT
+            tolerance = SUMS if expected.is_floating_point() else EXACT
+            if expected.dtype == torch.bfloat16 or is_half_attention(case):
+                tolerance = ROUNDED
             assert_close(str(schedule), expected, found, tolerance)
 
 
@@ -186,7 +192,7 @@ def test_points_of_spaces(kind, passes, target, data):
     points = data.draw(
         st.lists(st.sampled_from(space), min_size=2, max_size=AT_ONCE, unique=True), label="points"
     )
-    check(program, case, points, small(target), passes)
+    check(program, case, points, small(target))
 
 
 @pytest.mark.parametrize("kind", ["layers", "maps", "rows"])
