@@ -141,7 +141,7 @@ def small(target: str) -> Target:
 
 
 def is_half_attention(case: Case) -> bool:
-    """Whether softmax weights are rounded to bfloat16 on the way, so that some round differently."""
+    """Whether softmax weights are rounded to bfloat16 on the way."""
     anchor = case.region.anchor()
     return anchor is not None and op_name(anchor).startswith("effc.attention_half")
 
