@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from glob import escape
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-import torch
-
-from effc.ir.edit import Editor
+from effc.ir.errors import Refusal
 from effc.ir.program import FORWARD, Program
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
 from effc.passes.bits.allocation import (
+    ONLY_LINEAR,
     Offer,
     about_parts,
     allowed,
@@ -18,16 +16,15 @@ from effc.passes.bits.allocation import (
     described,
     explained,
     other_nbytes,
+    writable,
 )
 from effc.passes.bits.bfloat16 import attention_names
-from effc.passes.bits.forms import INT8, Form
+from effc.passes.bits.forms import CODE_BITS, FLOAT, FLOAT_BITS, Form
 from effc.passes.bits.layers import Wanted, layer_names, select
 from effc.passes.bits.metrics.automatic import predicted
 from effc.passes.bits.metrics.parts import Part, parts_of
-from effc.passes.bits.metrics.second_moments import moments_of
 from effc.passes.bits.metrics.study import Study
-from effc.passes.bits.quantize import Quantize
-from effc.passes.bits.rounding.strategies import Rounding, needs_moments, rounded_weight
+from effc.passes.bits.writing import Writing
 from effc.passes.plan.bisection import limits_along
 from effc.passes.plan.model import Infeasible, Plan, Problem
 from effc.passes.plan.solver import solve
@@ -39,45 +36,48 @@ RULE = "allocate-bits"
 class AllocateBits(Pass):
     """Mixed precision: which layers take which format, so that the model loses least.
 
-    Every weight is offered the formats in `bits`; a metric predicts what each costs, and a solver
-    picks one per weight within the context's limits and `average_bits`. What is chosen is written
-    by `quantize` under per-layer rules. If no choice keeps a limit, the nearest one is made, and
-    the notes name the limit and the value.
+    Every weight is offered the formats in `bits` it can be written in; a metric predicts what each
+    costs, and a solver picks one per weight within the context's limits and `average_bits`. What is
+    chosen is written by `quantize` and `quantize-weights` under per-layer rules. If no choice keeps
+    a limit, the nearest one is made, and the notes name the limit and the value.
 
     Attributes:
         metric: Predicts the loss; `auto` takes the one that orders a few measured configurations
             best.
         solver: Makes the choice.
-        bits: Formats: `float`, `8` (weights and activations), and with `simulate` `2` to `7`
-            (weights only) or such as `w4a8g64`. A rule `bits=` for a layer leaves it one format.
-        group: Weights that share a scale, for formats below 8 bits that name none.
+        bits: Formats: `float`; `8`, weights and activations; for linear layers `2` to `7` and
+            `ternary`, or such as `w4a8g64`. A rule `bits=` for a layer leaves it one format.
+        group: Weights that share a scale, for formats below 8 bits that name none; 0 for a row.
+        activations: What weights below 8 bits multiply, for formats that do not say.
         average_bits: The largest average of the bits of a weight; none for no limit.
-        rounding: How simulated weights are rounded; `awq`, `gptq` and `gptq-act-order` need
-            calibration data. Losses are predicted for rounding to nearest.
-        simulate: Whether formats other than `8` may be chosen; such weights are rounded but stay in
-            float, so nothing becomes smaller.
+        rounding: How weights below 8 bits are rounded, as in `quantize-weights`; of simulated ones
+            `nearest`, `clipped`, `hqq`, `awq`, `gptq` or `gptq-act-order`. Losses are predicted for
+            rounding to nearest.
+        simulate: Whether weights below 8 bits are rounded but stay in float, whatever kind of layer
+            reads them; nothing becomes smaller.
     """
 
     name: ClassVar[str] = RULE
     layer_options: ClassVar[tuple[str, ...]] = ("bits",)
-    metric: str = "sqnr"
+    metric: str = "output-divergence"
     solver: str = "ilp"
-    bits: tuple[str, ...] = ("float", "8")
+    bits: tuple[str, ...] = ("float", "8", "6", "5", "4", "3", "2")
     group: int = 32
+    activations: Literal["int8", "float32"] = "int8"
     average_bits: float | None = None
-    rounding: Rounding = "nearest"
+    rounding: str = "nearest"
     simulate: bool = False
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Offer, choose, write."""
         check_patterns(ctx, [*layer_names(program), *attention_names(program)])
-        forms = [Form.parse(text, self.group) for text in dict.fromkeys(self.bits)]
+        writing = Writing(self.rounding, self.simulate)
         selection = select(program, FORWARD, replace(ctx, rules=()), Wanted())
         parts = parts_of(program, selection.layers)
         if not parts:
             return Outcome(False, {"layers": {}}, selection.refusals)
         study = Study(program, parts, ctx)
-        offers, notes = self._offers(study, forms)
+        offers, notes = self._offers(study)
         problem = self._problem(program, offers, ctx)
         answer = solve(problem, self.solver, ctx.rng(RULE))
         plan = answer.plan if isinstance(answer, Infeasible) else answer
@@ -89,18 +89,27 @@ class AllocateBits(Pass):
         rest = other_nbytes(program, parts)
         if isinstance(answer, Infeasible):
             notes["infeasible"] = explained(answer, rest)
-        written = self._written(study, chosen)
-        for name, note in written.notes.get("layers", {}).items():
+        written = writing.write(study, chosen)
+        for name, note in written.notes["layers"].items():
             layers[name] = {**layers.get(name.partition("#")[0], {}), **note}
         notes |= {"plan": _plan_note(problem, plan, offers[0].metric, rest), "layers": layers}
         planned = {name for part in parts for name in part.members}
         others = [one for one in written.refusals if one.source not in planned]
-        return Outcome(written.changed, notes, tuple(others))
+        return Outcome(written.changed, notes, (*others, *self._left(parts, chosen, ctx)))
 
-    def _offers(self, study: Study, forms: Sequence[Form]) -> tuple[list[Offer], dict[str, Any]]:
-        choices = {
-            part: allowed(part, forms, study.ctx, written=not self.simulate) for part in study.parts
-        }
+    def form(self, text: str) -> Form:
+        """A format of `bits` or of a rule."""
+        is_whole = self.simulate or self.activations == "float32"
+        return Form.parse(text, self.group, FLOAT_BITS if is_whole else CODE_BITS)
+
+    def _choices(self, part: Part, ctx: PassContext) -> list[Form]:
+        """The formats a part may take; a rule leaves one, float is always possible."""
+        forms = [self.form(text) for text in dict.fromkeys(self.bits)]
+        chosen = allowed(part, forms, self.form, ctx)
+        return chosen if self.simulate else writable(part, chosen, ctx) or [FLOAT]
+
+    def _offers(self, study: Study) -> tuple[list[Offer], dict[str, Any]]:
+        choices = {part: self._choices(part, study.ctx) for part in study.parts}
         every = list(dict.fromkeys(form for chosen in choices.values() for form in chosen))
         losses, metric, notes = predicted(study, self.metric, every)
         offers = [
@@ -109,24 +118,19 @@ class AllocateBits(Pass):
         ]
         return offers, notes
 
-    def _written(self, study: Study, chosen: dict[Part, Form]) -> Outcome:
-        """Write what was chosen: rounded weights first, then codes under per-layer rules."""
-        simulated = {p: f for p, f in chosen.items() if not f.is_float and f != INT8}
-        with_data = needs_moments(self.rounding)
-        rounded = {
-            part: rounded_weight(
-                part, form, self.rounding, moments_of(study, part) if with_data else None
-            )
-            for part, form in simulated.items()
-        }
-        editor = Editor(study.program, FORWARD, RULE)
-        for part, weight in rounded.items():
-            _simulate(editor, part, weight)
-        is_changed = editor.finish()
-        names = [name for part, form in chosen.items() if form != INT8 for name in part.members]
-        rules = tuple((escape(name), {"bits": "float"}) for name in names)
-        outcome = Quantize().run(study.program, replace(study.ctx, rules=rules))
-        return replace(outcome, changed=outcome.changed or is_changed)
+    def _left(
+        self, parts: Sequence[Part], chosen: dict[Part, Form], ctx: PassContext
+    ) -> list[Refusal]:
+        """Weights that stay in float for want of a format they could take."""
+        return [
+            Refusal(RULE, part.name, f"none of its formats can be written: {ONLY_LINEAR}")
+            for part in parts
+            if chosen[part].is_float and FLOAT not in allowed(part, self._forms, self.form, ctx)
+        ]
+
+    @property
+    def _forms(self) -> list[Form]:
+        return [self.form(text) for text in dict.fromkeys(self.bits)]
 
     def _problem(self, program: Program, offers: Sequence[Offer], ctx: PassContext) -> Problem:
         parts = [offer.part for offer in offers]
@@ -151,10 +155,3 @@ def _plan_note(problem: Problem, plan: Plan, metric: str, rest: int) -> dict[str
     facts = {name: value for name, value in plan.to_json().items() if name != "choices"}
     sizes = [int(one.at_most) + rest for one in limits_along(problem, "nbytes")]
     return {**facts, "metric": metric, "limits": limits, "other_nbytes": rest, "sizes": sizes}
-
-
-def _simulate(editor: Editor, part: Part, rounded: torch.Tensor) -> None:
-    """Let everything read the rounded weight."""
-    for source in part.sources:
-        made = editor.weight(f"{source.target}_rounded", rounded, like=source)
-        editor.replace(source, made)

@@ -1,16 +1,19 @@
 """Units, options and estimates of number formats: what allocation hands to the planner."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from effc.ir.cost import node_cost, typical_sizes
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
 from effc.passes.base import PassContext
-from effc.passes.bits.forms import FLOAT, INT8, Form
+from effc.passes.bits.forms import FLOAT, Form
 from effc.passes.bits.metrics.parts import Part
+from effc.passes.bits.quantize_weights import checked
 from effc.passes.plan.bisection import Upgrade, upgrades_along
 from effc.passes.plan.model import Estimate, Infeasible, Limit, Option, Plan, Problem, Unit
+
+ONLY_LINEAR = "low-bit weights are for weights that linear layers alone read"
 
 
 @dataclass(frozen=True)
@@ -43,38 +46,47 @@ class Offer:
         return Estimate(
             loss=loss,
             nbytes=form.nbytes(weight.shape),
-            weight_bits=weight.numel() * form.bits,
-            bit_operations=macs * form.bits * form.activation,
+            weight_bits=weight.numel() * form.weight_bits,
+            bit_operations=macs * form.weight_bits * form.activation,
             sources={"loss": self.metric, "nbytes": "counted", "bit_operations": "counted"},
         )
 
 
-def allowed(part: Part, forms: Sequence[Form], ctx: PassContext, *, written: bool) -> list[Form]:
+def allowed(
+    part: Part, forms: Sequence[Form], parse: Callable[[str], Form], ctx: PassContext
+) -> list[Form]:
     """The formats a part may take: those of the option, or the one a per-layer rule sets.
 
     Args:
         part: The weight and its layers.
         forms: From the pass's option.
+        parse: Reads a format of a rule.
         ctx: For its rules.
-        written: Whether formats have to be written as codes.
 
     Raises:
-        UsageError: If rules for layers of one weight disagree, or ask for what cannot be written.
+        UsageError: If rules for layers of one weight disagree.
     """
     asked = {ctx.options_for(name).get("bits") for name in part.members} - {None}
     if len(asked) > 1:
         several = " and ".join(f"bits={one}" for one in sorted(map(str, asked)))
         raise UsageError(f"rules ask for {several} of {part.name}, whose layers share one weight")
-    group = max(form.group for form in forms)
-    chosen = [Form.parse(str(text), group) for text in asked] or list(forms)
-    if written:
-        unable = [form for form in chosen if not (form.is_float or form == INT8)]
-        if unable:
-            raise UsageError(
-                f"{unable[0]} for {part.name}: formats below 8 bits can only be simulated; set "
-                "simulate=true, or bits=float|8"
-            )
-    return chosen
+    return [parse(str(text)) for text in asked] or list(forms)
+
+
+def writable(part: Part, forms: Sequence[Form], ctx: PassContext) -> list[Form]:
+    """Those of some formats that a part can be written in.
+
+    Raises:
+        UsageError: If a per-layer rule asks for one it cannot be written in, or there are no such
+            groups.
+    """
+    for form in forms:
+        if form.is_grouped:
+            checked(form.stored(), f"format {form}")
+    found = [form for form in forms if not form.is_grouped or part.is_linear]
+    if not found and any("bits" in ctx.options_for(name) for name in part.members):
+        raise UsageError(f"{forms[0]} for {part.name}: {ONLY_LINEAR}; set bits=float or 8 for it")
+    return found
 
 
 def described(problem: Problem, plan: Plan) -> dict[str, dict[str, object]]:

@@ -2,16 +2,26 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
+from effc.ir.encoding import packed_nbytes
 from effc.ir.errors import UsageError
+from effc.ir.ops.grouped import group_count
+from effc.passes.bits.grouped import Format, Rows, nearest
+from effc.passes.bits.ternary import ternary
 from effc.passes.bits.weights import pack
 
 FLOAT_BITS, CODE_BITS = 32, 8
-SCALE_NBYTES = 4
-MOST_BITS = 8
-_TEXT = re.compile(r"(?:w?(?P<bits>\d+)(?:a(?P<activation>8|16|32))?(?:g(?P<group>\d+))?)")
+SCALE_NBYTES, GROUP_SCALE_NBYTES = 4, 2
+MOST_BITS, TERNARY_BITS, TERNARY_PLANES = 8, 2, 2
+FLOATS = ("float", "none", str(FLOAT_BITS))
+TERNARY: Literal["ternary"] = "ternary"
+_TEXT = re.compile(
+    r"(?:w?(?P<bits>\d+)|t2|(?P<scheme>ternary))"
+    r"(?:a(?P<activation>8|16|32))?(?:g(?P<group>\d+))?(?P<zero>z)?"
+)
 
 
 @dataclass(frozen=True)
@@ -19,80 +29,118 @@ class Form:
     """Bits of a layer's weight and of what it is applied to.
 
     Attributes:
-        bits: Of a weight, 2 to 8; 32 for float.
+        bits: Of a code of the weight, 2 to 8; 32 for float.
         activation: Bits of an activation: 8 with a scale per row, 32 for float.
         group: Weights along a row that share a scale; 0 for the whole row.
+        scheme: `int`, or two planes of `ternary` codes.
+        symmetric: Whether 0.0 has the middle code; else groups have zero points.
     """
 
     bits: int = FLOAT_BITS
     activation: int = FLOAT_BITS
     group: int = 0
+    scheme: Literal["int", "ternary"] = "int"
+    symmetric: bool = True
 
     @classmethod
-    def parse(cls, text: str, group: int = 0) -> "Form":
-        """Read `float`, `8` (weights and activations), `4` (weights only) or `w4a8g32`.
+    def parse(cls, text: str, group: int = 0, activation: int = FLOAT_BITS) -> "Form":
+        """Read `float`, `8` (weights and activations), `4`, `ternary`, or such as `w4a8g32z`.
 
         Args:
             text: What the user wrote.
             group: Of formats below 8 bits where the text names none.
+            activation: Bits of activations of those where the text names none.
 
         Raises:
             UsageError: For anything else.
         """
-        if text in ("float", "none", str(FLOAT_BITS)):
+        if text in FLOATS:
             return FLOAT
         found = _TEXT.fullmatch(text)
-        if not found or not 2 <= int(found["bits"]) <= MOST_BITS:
-            raise UsageError(f"{text!r} is no format; write float, 2 to 8, or w4a8g32")
-        bits = int(found["bits"])
-        whole = CODE_BITS if bits == CODE_BITS else FLOAT_BITS
+        is_ternary = found is not None and found["bits"] is None
+        bits = int(found["bits"] or TERNARY_BITS) if found else 0
+        if not found or not 2 <= bits <= MOST_BITS or (is_ternary and found["zero"]):
+            raise UsageError(
+                f"{text!r} is no format; write float, 2 to 8, ternary, w4a8g32, or w4a8g32z with "
+                "zero points"
+            )
         if found["activation"] == "16":
             raise UsageError(f"{text!r}: activations have 8 bits or stay in float (a32)")
+        whole = CODE_BITS if bits == CODE_BITS else activation
         chosen = group if bits < MOST_BITS and found["group"] is None else int(found["group"] or 0)
-        return cls(bits, int(found["activation"] or whole), chosen)
+        return cls(
+            bits,
+            int(found["activation"] or whole),
+            chosen,
+            TERNARY if is_ternary else "int",
+            not found["zero"],
+        )
 
     @property
     def is_float(self) -> bool:
         """Whether nothing is changed."""
         return self.bits == FLOAT_BITS
 
+    @property
+    def is_grouped(self) -> bool:
+        """Whether `quantize-weights` writes it, for linear layers only."""
+        return not self.is_float and self != INT8
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of a weight without its scale; of ternary planes those of both codes."""
+        return self.bits * (TERNARY_PLANES if self.scheme == TERNARY else 1)
+
     def __str__(self) -> str:
         if self.is_float:
             return "float32"
-        return f"w{self.bits}a{self.activation}" + (f"g{self.group}" if self.group else "")
+        name = "t" if self.scheme == TERNARY else "w"
+        group = f"g{self.group}" if self.group else ""
+        return f"{name}{self.bits}a{self.activation}{group}{'' if self.symmetric else 'z'}"
+
+    def stored(self) -> Format:
+        """How `quantize-weights` stores a weight of this form."""
+        return Format(self.scheme, self.bits, self.group, self.symmetric, "mse")
+
+    def rules(self) -> dict[str, str]:
+        """What a per-layer rule tells the pass that writes this form."""
+        if not self.is_grouped:
+            return {"bits": "float" if self.is_float else str(self.bits)}
+        return {
+            "bits": str(self.bits),
+            "group": str(self.group),
+            "scheme": self.scheme,
+            "symmetric": str(self.symmetric).lower(),
+        }
 
     def restored(self, weight: torch.Tensor) -> torch.Tensor:
-        """The weight rounded to nearest: float32 of its shape.
+        """The weight rounded to nearest, as its codes stand for it: float32 of its shape.
 
-        Symmetric codes around zero, `scale = largest magnitude / (2^(bits - 1) - 1)` per row, or
-        per `group` neighbouring weights of a row, the last of which may be fewer.
+        A weight of more than two dimensions is taken as rows `[out, rest]`.
 
         Args:
             weight: float32 [out, ...], finite.
         """
         if self.is_float:
             return weight
-        if self.bits == CODE_BITS and not self.group:
+        if self == INT8:
             packed = pack(weight)
             return packed.codes.to(torch.float32) * packed.scale
-        rows = weight.detach().reshape(weight.shape[0], -1)
-        features = rows.shape[1]
-        group = min(self.group or features, features)
-        padded = torch.nn.functional.pad(rows, (0, -features % group))
-        split = padded.reshape(len(rows), -1, group)
-        largest = (1 << (self.bits - 1)) - 1
-        scale = split.abs().amax(-1, keepdim=True) / largest
-        scale = torch.where(scale < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
-        rounded = torch.round(split / scale).clamp(-largest, largest) * scale
-        return rounded.flatten(1)[:, :features].reshape(weight.shape)
+        rows = Rows(weight.detach().reshape(weight.shape[0], -1), self.stored())
+        found = ternary(rows) if self.scheme == TERNARY else nearest(rows)
+        return found.restored().reshape(weight.shape)
 
     def nbytes(self, shape: torch.Size) -> int:
-        """Bytes on disk of a weight's codes and scales."""
+        """Bytes on disk of a weight's codes, scales and zero points."""
         rows, features = shape[0], shape[1:].numel()
         if self.is_float:
             return 4 * rows * features
-        scales = -(-features // self.group) if self.group else 1
-        return rows * (-(-features * self.bits // 8) + SCALE_NBYTES * scales)
+        if self == INT8:
+            return rows * (features + SCALE_NBYTES)
+        groups = group_count(features, min(self.group or features, features))
+        planes = TERNARY_PLANES if self.scheme == TERNARY else 1
+        row = planes * (packed_nbytes(features, self.bits) + GROUP_SCALE_NBYTES * groups)
+        return rows * (row + (0 if self.symmetric else packed_nbytes(groups, self.bits)))
 
 
 FLOAT = Form()

@@ -85,20 +85,16 @@ class Grouped:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A weight to round, with what a strategy may want to know.
+class Rows:
+    """A weight to round by itself.
 
     Attributes:
         weight: float32 `[out, in]`, finite.
         form: How to store it.
-        layer: Where it is used.
-        ctx: Calibration data, seed and store.
     """
 
     weight: Tensor
     form: Format
-    layer: Layer
-    ctx: PassContext
 
     @property
     def group(self) -> int:
@@ -114,11 +110,24 @@ class Job:
             yield weight[first : first + step]
 
 
+@dataclass(frozen=True)
+class Job(Rows):
+    """A weight to round, with what a strategy may want to know.
+
+    Attributes:
+        layer: Where it is used.
+        ctx: Calibration data, seed and store.
+    """
+
+    layer: Layer
+    ctx: PassContext
+
+
 Rounding = Callable[[Job], Grouped]
 Range = tuple[Tensor, Tensor]
 
 
-def nearest(job: Job) -> Grouped:
+def nearest(job: Rows) -> Grouped:
     """Round to the nearest code of the group's range."""
     form, features, group = job.form, job.weight.shape[1], job.group
     scales, zeros, codes = [], [], []

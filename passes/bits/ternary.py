@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from effc.ir.encoding import pack_codes
-from effc.passes.bits.grouped import BLOCK_ELEMENTS, SCALE, Grouped, Job, in_groups
+from effc.passes.bits.grouped import BLOCK_ELEMENTS, SCALE, Grouped, Rows, in_groups
 
 ROUNDS = 30
 STARTS = ((0.38, 0.13), (0.53, 0.18), (0.68, 0.23), (0.8, 0.2), (0.6, 0.35))
@@ -13,7 +13,7 @@ WORST = 1e4  # condition number from which the two scales cannot be told apart
 BITS, MIDDLE, PAIRS = 2, 2, 9
 
 
-def ternary(job: Job) -> Grouped:
+def ternary(job: Rows) -> Grouped:
     """W ~ a1 T1 + a2 T2 with T in {-1, 0, 1} and scales per group of a row.
 
     PTQTP (Xiao et al., 2025, arXiv 2509.16989): alternate between the scales, a 2x2 ridge

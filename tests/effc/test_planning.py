@@ -14,7 +14,7 @@ from effc.passes.bits.metrics import registry
 PLAIN = "compile cli_models:classifier --threads 1 --calib cli_models:batches".split()
 OUTLIER = """compile cli_models:with_outlier --threads 1 --calib cli_models:batches
     --eval cli_models:labelled_outlier --metric top1""".split()
-PLANNED = ["-p", "allocate-bits"]
+PLANNED = ["-p", "allocate-bits{bits=float|8 metric=sqnr}"]
 BETWEEN = 6000
 
 
@@ -116,3 +116,18 @@ def test_front_of_nothing(tmp_path):
     assert measured_points(report)[0]["is_best"] is None
     with pytest.raises(UsageError, match="nothing was evaluated; compile with --eval"):
         draw_front(report, tmp_path / "front.png")
+
+
+def test_low_bit_formats_are_what_is_shipped(run, clock):
+    """Kernels read the codes that were planned."""
+    words = [*PLAIN, "-p", "allocate-bits{metric=sqnr average_bits=4.0}", "-o", "out"]
+    run(*words).assert_succeeds()
+    report = json.loads(Path("out/report.json").read_text())
+    layers = report["passes"][0]["notes"]["layers"]
+    formats = {note["format"] for note in layers.values()}
+    assert any(text.startswith(("w2", "w3", "w4")) for text in formats), formats
+    assert "lowbit" in {kernel["family"] for kernel in report["kernels"]}
+    saved = report["baseline"]["memory_nbytes"] - report["result"]["memory_nbytes"]
+    planned = 4 * (32 * 48 + 48 * 48 + 48 * 8) - sum(note["nbytes"] for note in layers.values())
+    assert saved > 0.5 * planned
+    run("run", "out").assert_succeeds()

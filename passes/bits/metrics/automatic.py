@@ -11,7 +11,8 @@ from effc.passes.bits.forms import Form
 from effc.passes.bits.metrics.registry import AUTO, Losses, sensitivities
 from effc.passes.bits.metrics.study import Study
 
-CANDIDATES = ("sqnr", "salience", "hessian-trace", "taylor-second", "output-divergence")
+DEFAULT = "output-divergence"
+CANDIDATES = ("sqnr", "salience", "hessian-trace", "taylor-second", DEFAULT)
 CONFIGURATIONS = 12
 
 
@@ -24,7 +25,7 @@ def predicted(study: Study, name: str, forms: Sequence[Form]) -> tuple[Losses, s
             rank correlation (Spearman) with the measured divergence of random configurations.
         forms: Formats in question.
     """
-    if study.ctx.calibration is None and name in (AUTO, "sqnr"):
+    if study.ctx.calibration is None and name in (AUTO, DEFAULT, "sqnr"):
         why = "there is no calibration data: errors of weights alone decide"
         return sensitivities(study, "weight-error", forms), "weight-error", {"metric": why}
     if name != AUTO:

@@ -32,6 +32,12 @@ class Part:
         return tuple(layer for layer in self.layers if layer.kind != "embedding")
 
     @property
+    def is_linear(self) -> bool:
+        """Whether linear layers, and nothing else, read the weight."""
+        readers = {layer.node for layer in self.layers if layer.kind == "linear"}
+        return all(user in readers for source in self.sources for user in source.users)
+
+    @property
     def members(self) -> tuple[str, ...]:
         """Names of the layers, each once."""
         return tuple(dict.fromkeys(layer.name for layer in self.layers))

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from effc.passes.bits import weights
 from effc.passes.bits.activations import IMAGE, LARGEST, ROW
 from effc.passes.bits.forms import FLOAT_BITS, Form
 from effc.passes.bits.layers import Layer
@@ -22,7 +23,7 @@ class Exchanged(fx.Interpreter):
     Args:
         module: What to run.
         known: Values of nodes that are not to be computed.
-        rounded: Layers whose input is rounded to 8 bits.
+        rounded: Layers whose input is rounded to 8 bits, with the form that says how.
         keep: Whether all values are kept in `env`.
     """
 
@@ -30,12 +31,12 @@ class Exchanged(fx.Interpreter):
         self,
         module: fx.GraphModule,
         known: Values,
-        rounded: Sequence[Layer] = (),
+        rounded: Sequence[tuple[Layer, Form]] = (),
         keep: bool = False,
     ) -> None:
         super().__init__(module, garbage_collect_values=not keep)
         self._known = known
-        self._rounded = {layer.node: layer for layer in rounded}
+        self._rounded = {layer.node: (layer, form) for layer, form in rounded}
 
     def outputs(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Run; the tensors of the output."""
@@ -49,18 +50,23 @@ class Exchanged(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node, reading a rounded activation where it is one of those layers."""
-        layer = self._rounded.get(n)
-        if layer is None:
+        found = self._rounded.get(n)
+        if found is None:
             return super().run_node(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        value = rounded(args[0], layer)
+        value = rounded(args[0], *found)
         target: Any = n.target
         return self.call_function(target, (value, *args[1:]), kwargs)
 
 
-def rounded(value: torch.Tensor, layer: Layer) -> torch.Tensor:
-    """An activation in 8 bits with a scale per image or row, as `quantize` has it."""
+def rounded(value: torch.Tensor, layer: Layer, form: Form) -> torch.Tensor:
+    """An activation in 8 bits with a scale per image or row, as the pass that writes it has it."""
     dims = IMAGE if layer.kind == "conv2d" else ROW
+    if form.is_grouped:
+        limits = (list(dims), weights.LARGEST, torch.int8)
+        codes, scale = torch.ops.effc.quantize_symmetric(value, *limits)
+        restored: torch.Tensor = torch.ops.effc.dequantize(codes, scale, None)
+        return restored
     parts = torch.ops.effc.quantize_dynamic(value, list(dims), 0, LARGEST, torch.uint8)
     result: torch.Tensor = torch.ops.effc.dequantize(*parts)
     return result
@@ -90,7 +96,7 @@ def with_forms(
     if before is not None:
         known = {**_unreached(module, set(known), forms, before), **known}
     lowered = [
-        layer
+        (layer, form)
         for part, form in forms.items()
         if form.activation < FLOAT_BITS
         for layer in part.products

@@ -21,14 +21,12 @@ ROUNDINGS: tuple[str, ...] = get_args(Rounding)
 Round = Callable[[Matrix, Matrix], Matrix]
 
 
-def needs_moments(rounding: Rounding) -> bool:
+def needs_moments(rounding: str) -> bool:
     """Whether a way to round looks at calibration data."""
     return rounding in ("awq", "gptq", "gptq-act-order")
 
 
-def rounded_weight(
-    part: Part, form: Form, rounding: Rounding, moments: Moments | None
-) -> torch.Tensor:
+def rounded_weight(part: Part, form: Form, rounding: str, moments: Moments | None) -> torch.Tensor:
     """A part's weight as it is left by rounding: float32 of its shape.
 
     Tables, whose rows are looked up, and layers whose second moments did not fit in memory are
@@ -55,7 +53,7 @@ def rounded_weight(
     return result.reshape(part.weight.shape)
 
 
-def _way(form: Form, rounding: Rounding) -> Round:
+def _way(form: Form, rounding: str) -> Round:
     if rounding == "clipped":
         return lambda weight, _: Clipped(form.bits, form.group).rounded(weight)
     if rounding == "hqq":

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from effc.ir.errors import DataError, UsageError
+from effc.ir.opspec import op_name
 from effc.passes.base import PassContext
 from effc.passes.bits import allocate_bits
 from effc.passes.bits.allocate_bits import AllocateBits
@@ -30,6 +31,7 @@ def allocated(images, data):
 
     def run(program=images, calibration=data, **settings):
         options = {key: settings.pop(key) for key in [*settings] if hasattr(AllocateBits, key)}
+        options = {"bits": ("float", "8"), "metric": "sqnr", **options}
         ctx = PassContext(calibration=calibration, **settings)
         report = PassManager((AllocateBits(**options),)).run(program, ctx)
         return report.rows[0], report.program
@@ -162,12 +164,17 @@ def test_excluded_layers_are_refused_by_name(allocated):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bits": ("4", "8")}, "formats below 8 bits can only be simulated; set simulate=true"),
-        ({"bits": ("x",)}, "'x' is no format; write float, 2 to 8, or w4a8g32"),
+        ({"bits": ("x",)}, "'x' is no format; write float, 2 to 8, ternary, w4a8g32, or w4a8g32z"),
+        ({"bits": ("w4g8",)}, "format w4a8g8: group=8 is no multiple of 32; 0 is a row"),
+        ({"rounding": "magic"}, "there is no rounding=magic of weights; there are: nearest"),
+        ({"rounding": "x", "simulate": True}, "there is no rounding=x of simulated weights"),
         ({"metric": "magic"}, "unknown metric 'magic'"),
         ({"solver": "magic"}, "unknown solver 'magic'"),
         ({"exclude": ("nothing",)}, "pattern 'nothing' matches nothing"),
-        ({"rules": (("head", {"bits": "3"}),)}, "w3a32 for head: formats below 8 bits"),
+        (
+            {"rules": (("stem", {"bits": "3"}),)},
+            "w3a8g32 for stem: low-bit weights are for weights",
+        ),
     ],
 )
 def test_what_is_refused(allocated, options, message):
@@ -189,6 +196,77 @@ def test_data_that_cannot_be_used(allocated, data):
             allocated(calibration=calibration, bits=("8",))
     row, _ = allocated(calibration=[{"x": torch.zeros(1, 3, 16, 16)}], bits=("8",))
     assert np.isfinite(row.notes["plan"]["totals"]["loss"])
+
+
+GROUPED = ("float", "8", "4", "w3g0", "w2z", "ternary", "w5a32")
+
+
+@pytest.fixture
+def texts(batches):
+    return batches((4, 3, 16))
+
+
+def stored_nbytes(program, name):
+    """Bytes of everything stored for a layer's weight."""
+    parts = (f"{name}.weight{leaf}" for leaf in ("", "_codes", "_scale", "_zero_point"))
+    found = [program.weights()[part] for part in parts if part in program.weights()]
+    return sum(one.numel() * one.element_size() for one in found)
+
+
+@pytest.mark.parametrize("text", GROUPED)
+def test_formats_are_stored_as_they_count(allocated, feed, texts, text):
+    row, program = allocated(feed, texts, bits=(text,))
+    layers = row.notes["layers"]
+    assert {name: note["format"] for name, note in layers.items()} == dict.fromkeys(
+        ("left", "right", "down"), str(AllocateBits().form(text))
+    )
+    for name, note in layers.items():
+        assert stored_nbytes(program, name) == note["nbytes"]
+        assert note.get("weight_nbytes", note["nbytes"]) == note["nbytes"]
+    is_float = text == "float"
+    nodes = [node for node in program.forward.graph.nodes if op_name(node).startswith("effc.deq")]
+    assert bool(nodes) != is_float
+
+
+def test_what_is_stored_is_what_was_predicted(allocated, feed, texts, study_of):
+    _, program = allocated(feed, texts, metric="output-divergence", bits=("w4a32",))
+    study = study_of(feed, calibration=texts)
+    forms = {part: Form.parse("w4a32g32") for part in study.parts}
+    for batch, found in zip(study.sample, study.outputs_of(forms), strict=True):
+        names = [spec.name for spec in feed.signature.inputs]
+        expected = program.run(dict(zip(names, batch.inputs, strict=True)))["output"]
+        torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_plan_mixes_stored_formats_and_keeps_the_limit(allocated, feed, texts):
+    names = ("left", "right", "down")
+    whole = sum(stored_nbytes(feed, name) for name in names)
+    mixed = []
+    for share in (0.2, 0.3, 0.5):
+        limit = Limit("nbytes", feed.weight_nbytes - (1 - share) * whole)
+        row, program = allocated(feed, texts, bits=GROUPED, limits=(limit,))
+        assert "infeasible" not in row.notes
+        stored = sum(stored_nbytes(program, name) for name in names)
+        assert stored == row.notes["plan"]["totals"]["nbytes"] <= share * whole
+        mixed.append(len(set(formats(row).values())))
+    assert max(mixed) > 1
+
+
+def test_formats_for_linear_layers_only_are_refused_by_name(allocated):
+    row, _ = allocated(bits=("4",))
+    chosen = formats(row)
+    assert chosen.pop("head") == "w4a8g32"
+    assert set(chosen.values()) == {"float32"}
+    refused = [one for one in row.refusals if "low-bit weights are for" in one["reason"]]
+    assert {source for one in refused for source in one["sources"]} == set(chosen)
+
+
+def test_a_table_tied_to_the_head_takes_eight_bits(allocated, words):
+    row, _ = allocated(words, None, metric="weight-error", bits=("8", "4"),
+                       limits=(Limit("nbytes", 0),))  # fmt: skip
+    chosen = formats(row)
+    assert chosen["table"] == "w8a8"
+    assert chosen["hidden"] == "w4a8g32"
 
 
 def test_without_data_weights_decide_and_it_is_said(allocated):
