@@ -1,7 +1,8 @@
 """Where threads must meet: only before a step that touches what another thread may still use.
 
-All threads run all steps, each its share of the tasks. Two steps may overlap unless one writes
-memory the other reads or writes.
+All threads run all steps, each its share of the tasks, but for steps too small to be shared, which
+the first thread runs alone. Two steps may overlap unless one writes memory the other reads or
+writes; those the first thread runs alone follow each other anyway.
 """
 
 from collections.abc import Hashable
@@ -54,18 +55,22 @@ class Conflicts:
         return starts[0] < starts[1] + sizes[1] and starts[1] < starts[0] + sizes[0]
 
 
-def meeting_points(touches: list[list[Touch]], conflicts: Conflicts) -> list[bool]:
+def meeting_points(
+    touches: list[list[Touch]], conflicts: Conflicts, alone: list[bool]
+) -> list[bool]:
     """For every step, whether threads must meet after it.
 
     Args:
         touches: The memory every step uses, in order.
         conflicts: How to compare them.
+        alone: For every step, whether the first thread runs all of it.
     """
     must_meet = [False] * len(touches)
-    pending: list[Touch] = []
-    for number, current in enumerate(touches):
-        if any(conflicts.between(before, now) for before in pending for now in current):
+    pending: list[tuple[Touch, bool]] = []
+    for number, (current, is_alone) in enumerate(zip(touches, alone, strict=True)):
+        others = [touch for touch, by_first in pending if not (by_first and is_alone)]
+        if any(conflicts.between(before, now) for before in others for now in current):
             must_meet[number - 1] = True
             pending = []
-        pending += current
+        pending += [(touch, is_alone) for touch in current]
     return must_meet

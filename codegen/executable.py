@@ -92,6 +92,7 @@ class Step:
         choice: The kernel it belongs to.
         fills: Borders to fill first.
         must_meet: Whether threads must meet after it.
+        is_alone: Whether the first thread runs all of it, as it is too small to be shared.
         work: What the kernel has to do; of its other steps, nothing.
     """
 
@@ -101,6 +102,7 @@ class Step:
     choice: Choice
     fills: tuple[Fill, ...] = ()
     must_meet: bool = True
+    is_alone: bool = False
     work: Work = field(default_factory=Work)
 
     @property
@@ -183,7 +185,9 @@ class _Assembler:
         self.result.memory = plan(lives)
         conflicts = Conflicts(self.result.memory, lives)
         touches = [_touches(step) for step in self.result.steps]
-        for step, meets in zip(self.result.steps, meeting_points(touches, conflicts), strict=True):
+        alone = [step.is_alone for step in self.result.steps]
+        meetings = meeting_points(touches, conflicts, alone)
+        for step, meets in zip(self.result.steps, meetings, strict=True):
             step.must_meet = meets
         return self.result
 
@@ -218,16 +222,18 @@ class _Assembler:
 
     def _steps(self, call: Call, choice: Choice) -> None:
         first, kernel, node = len(self.result.steps), choice.kernel, call.node
+        work = work_of(call.region)
         for stage in kernel.stages:
             pointers = tuple(
                 self._pointer(param, node, kernel, call.operands, call.results)
                 for param in stage.params
             )
             name = provenance.source(node) or node.name
-            self.result.steps.append(Step(stage, pointers, name, choice))
+            is_alone = work.is_tiny or stage.tasks == 1
+            self.result.steps.append(Step(stage, pointers, name, choice, is_alone=is_alone))
         if kernel.scratch != 0:
             self.result.scratch.append(kernel.scratch)
-        self.result.steps[-1].work = work_of(call.region)
+        self.result.steps[-1].work = work
         fills = tuple(fill for node in call.results if (fill := self._fill(node)))
         self.result.steps[first].fills = fills
         for step in range(first, len(self.result.steps)):

@@ -7,6 +7,9 @@ from effc.ir.opspec import op_name, spec_of
 from effc.ir.symbols import Size, product, simplify
 
 
+TINY_MACS, TINY_NBYTES = 1 << 16, 1 << 16
+
+
 @dataclass(frozen=True)
 class Work:
     """The least work of a kernel.
@@ -20,6 +23,12 @@ class Work:
     macs: Size = 0
     nbytes: Size = 0
     precision: str = ""
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether one thread does it in about the time that two threads take to meet."""
+        limits = ((self.macs, TINY_MACS), (self.nbytes, TINY_NBYTES))
+        return all(isinstance(size, int) and size <= limit for size, limit in limits)
 
 
 def work_of(region: Region) -> Work:

@@ -199,14 +199,18 @@ class _Emitter:
         arguments = [self._address(pointer) for pointer in step.pointers]
         arguments += [f"s_{symbol.name}" for symbol in self.symbols]
         fills = [f"    if (thread == 0) {self._fill(fill)}" for fill in step.fills]
-        call = ", ".join([*arguments, "begin", "end"])
+        call = f"{step.stage.symbol}({', '.join([*arguments, 'begin', 'end'])});"
+        share = [
+            "    const int64_t begin = effc_share(tasks, thread, threads);",
+            "    const int64_t end = effc_share(tasks, thread + 1, threads);",
+        ]
+        whole = ["    const int64_t begin = 0, end = thread == 0 ? tasks : 0;"]
         return [
             f"  {{ /* {number}: {step.family} */",
             *fills,
             f"    const int64_t tasks = {tasks};",
-            "    const int64_t begin = effc_share(tasks, thread, threads);",
-            "    const int64_t end = effc_share(tasks, thread + 1, threads);",
-            f"    if (begin < end) {step.stage.symbol}({call});",
+            *(whole if step.is_alone else share),
+            f"    if (begin < end) {call}",
             f"    effc_end(m, thread, threads, {number}, {int(step.must_meet)});",
             "  }",
         ]

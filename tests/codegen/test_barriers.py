@@ -54,8 +54,11 @@ def places(lives: list[Life], made: MemoryPlan) -> dict[Hashable, set[int]]:
     return {x.key: set(range(starts[x.key], starts[x.key] + int(x.nbytes))) for x in lives}
 
 
-def hazards(touches: Steps, where: Bytes) -> set[tuple[int, int]]:
-    """Pairs of steps, one of which writes a byte that the other reads or writes."""
+def hazards(touches: Steps, where: Bytes, alone: list[bool]) -> set[tuple[int, int]]:
+    """Pairs of steps, one of which writes a byte that the other reads or writes.
+
+    Two steps that the first thread runs alone are in order without meeting.
+    """
 
     def spots(step: list[Touch], only_writes: bool) -> set[tuple[str, Hashable, int]]:
         return {
@@ -68,7 +71,11 @@ def hazards(touches: Steps, where: Bytes) -> set[tuple[int, int]]:
     every = [spots(step, False) for step in touches]
     writes = [spots(step, True) for step in touches]
     pairs = combinations(range(len(touches)), 2)
-    return {(i, j) for i, j in pairs if writes[i] & every[j] or every[i] & writes[j]}
+    return {
+        (i, j)
+        for i, j in pairs
+        if not (alone[i] and alone[j]) and (writes[i] & every[j] or every[i] & writes[j])
+    }
 
 
 def separated(pairs: set[tuple[int, int]], meets: list[bool]) -> bool:
@@ -76,17 +83,20 @@ def separated(pairs: set[tuple[int, int]], meets: list[bool]) -> bool:
     return all(any(meets[first:second]) for first, second in pairs)
 
 
-def found_and_hazards(touches: Steps, lives: list[Life]) -> tuple[list[bool], set[tuple[int, int]]]:
+def found_and_hazards(
+    touches: Steps, lives: list[Life], alone: list[bool]
+) -> tuple[list[bool], set[tuple[int, int]]]:
     made = plan(lives)
     where = {("arena", key): spots for key, spots in places(lives, made).items()}
-    return meeting_points(touches, Conflicts(made, lives)), hazards(touches, where)
+    meets = meeting_points(touches, Conflicts(made, lives), alone)
+    return meets, hazards(touches, where, alone)
 
 
 @pytest.mark.parametrize("is_static", [True, False])
 def test_threads_meet_between_all_steps_that_exclude_each_other(is_static: bool) -> None:
-    @given(steps(is_static))
-    def check(case: tuple[Steps, list[Life]]) -> None:
-        meets, pairs = found_and_hazards(*case)
+    @given(steps(is_static), st.lists(st.booleans(), min_size=9, max_size=9))
+    def check(case: tuple[Steps, list[Life]], alone: list[bool]) -> None:
+        meets, pairs = found_and_hazards(*case, alone[: len(case[0])])
         assert separated(pairs, meets)
 
     check()
@@ -94,9 +104,9 @@ def test_threads_meet_between_all_steps_that_exclude_each_other(is_static: bool)
 
 @pytest.mark.parametrize("is_static", [True, False])
 def test_threads_meet_as_rarely_as_possible(is_static: bool) -> None:
-    @given(steps(is_static, largest=7))
-    def check(case: tuple[Steps, list[Life]]) -> None:
-        meets, pairs = found_and_hazards(*case)
+    @given(steps(is_static, largest=7), st.lists(st.booleans(), min_size=7, max_size=7))
+    def check(case: tuple[Steps, list[Life]], alone: list[bool]) -> None:
+        meets, pairs = found_and_hazards(*case, alone[: len(case[0])])
         count = len(meets)
         fewer = combinations(range(count), max(sum(meets) - 1, 0))
         enough = [c for c in fewer if separated(pairs, [step in c for step in range(count)])]
@@ -112,7 +122,8 @@ def test_steps_that_only_read_the_same_memory_overlap() -> None:
         [Touch("arena", "a", False), Touch("output", 1, True)],
     ]
     lives = [Life("a", 64, 0, 2)]
-    assert meeting_points(touches, Conflicts(plan(lives), lives)) == [True, False, False]
+    meets = meeting_points(touches, Conflicts(plan(lives), lives), [False] * 3)
+    assert meets == [True, False, False]
 
 
 def test_memory_used_again_is_waited_for() -> None:
@@ -123,7 +134,20 @@ def test_memory_used_again_is_waited_for() -> None:
         [Touch("arena", "c", True)],
     ]
     lives = [Life("a", 64, 0, 1), Life("c", 64, 2, 2)]
-    assert meeting_points(touches, Conflicts(plan(lives), lives)) == [True, True, False]
+    meets = meeting_points(touches, Conflicts(plan(lives), lives), [False] * 3)
+    assert meets == [True, True, False]
+
+
+def test_what_one_thread_runs_alone_is_not_waited_for() -> None:
+    """The first thread makes `a` and `b`; all of them read `b`."""
+    touches = [
+        [Touch("arena", "a", True)],
+        [Touch("arena", "a", False), Touch("arena", "b", True)],
+        [Touch("arena", "b", False), Touch("output", 0, True)],
+    ]
+    lives = [Life("a", 64, 0, 1), Life("b", 64, 1, 2)]
+    meets = meeting_points(touches, Conflicts(plan(lives), lives), [True, True, False])
+    assert meets == [False, True, False]
 
 
 class Branches(nn.Module):
@@ -152,8 +176,11 @@ def program_of(is_dynamic: bool, mode: str) -> Program:
 def test_programs(is_dynamic: bool, mode: str) -> None:
     executable, _ = lowered(program_of(is_dynamic, mode), Target.parse("native"))
     touches = [touched(step) for step in executable.steps]
-    pairs = hazards(touches, arena_bytes(executable))
-    assert len(pairs) >= len(executable.steps) // 2
+    alone = [step.is_alone for step in executable.steps]
+    assert any(alone) is not is_dynamic
+    every = hazards(touches, arena_bytes(executable), [False] * len(alone))
+    assert len(every) >= len(executable.steps) // 2
+    pairs = hazards(touches, arena_bytes(executable), alone)
     assert separated(pairs, [step.must_meet for step in executable.steps])
     assert not all(step.must_meet for step in executable.steps)
 
