@@ -6,7 +6,6 @@ from effc.codegen.region import Region
 from effc.ir.opspec import op_name, spec_of
 from effc.ir.symbols import Size, product, simplify
 
-
 TINY_MACS, TINY_NBYTES = 1 << 16, 1 << 16
 
 
