@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import fx
 
-from effc.codegen.families import reduce_whole
+from effc.codegen.families import reduce_pieces, reduce_whole
 from effc.codegen.families.depthwise import is_depthwise
 from effc.codegen.families.scan import is_scan
 from effc.codegen.isa import Isa
@@ -42,7 +42,9 @@ def family_of(region: Region) -> str:
         return "scan"
     reductions = [n for n in region.calls if kind_of(n) == Kind.REDUCE]
     if any(not is_row_reduction(region, node) for node in reductions):
-        return "reduce_whole" if reduce_whole.applies(region, reductions[0]) else "reduce"
+        if reduce_whole.applies(region, reductions[0]):
+            return "reduce_whole"
+        return "reduce_pieces" if reduce_pieces.applies(region) else "reduce"
     if any(op_name(node) in REDUCTIONS for node in region.calls):
         return "rows"
     return "elementwise"

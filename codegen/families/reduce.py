@@ -101,7 +101,13 @@ def _stage(
     def compute(place: dict[int, Expr], lanes: int, count: Expr | None) -> None:
         coordinates = tuple(place[dim] for dim in range(len(domain)))
         point = Point(coordinates, inner if lanes > 1 else None, lanes, count)
-        known = {node: _combined(evaluator, node, windows[node], point) for node in anchors}
+        known = {
+            node: finished(
+                evaluator, node, windows[node], point,
+                total_of(evaluator, node, windows[node], point),
+            )
+            for node in anchors
+        }  # fmt: skip
         scope = evaluator.fresh(known)
         for node, buffer, access in zip(region.results, outputs, region.outputs, strict=True):
             scope.store(buffer, access, scope.value(node, point), point)
@@ -114,7 +120,7 @@ def _stage(
     return function.close(product([shape[dim] for dim in outer]))
 
 
-def _combined(evaluator: Evaluator, anchor: fx.Node, window: Window, point: Point) -> Expr:
+def total_of(evaluator: Evaluator, anchor: fx.Node, window: Window, point: Point) -> Expr:
     """Emit the loops over a window; return the total."""
     b, result_type = evaluator.builder, anchor.meta["val"].dtype
     dtype = total_type(result_type)
@@ -140,11 +146,18 @@ def _combined(evaluator: Evaluator, anchor: fx.Node, window: Window, point: Poin
             visit(axes[1:], {**where, axis.dim: here})
 
     visit(window.axes, {dim: point.coordinates[out] for dim, out in window.fixed.items()})
-    result = b.let(load(total, 0, point.lanes))
+    return b.let(load(total, 0, point.lanes))
+
+
+def finished(
+    evaluator: Evaluator, anchor: fx.Node, window: Window, point: Point, total: Expr
+) -> Expr:
+    """The value of a reduction whose total is known."""
+    b, dtype = evaluator.builder, anchor.meta["val"].dtype
     if window.divisor is None:
-        return as_value(result, result_type)
-    count = cast(window.divisor(b, point.coordinates), dtype)
-    return b.let(result / splat(count, point.lanes))
+        return as_value(total, dtype)
+    count = cast(window.divisor(b, point.coordinates), total_type(dtype))
+    return b.let(total / splat(count, point.lanes))
 
 
 def window_of(region: Region, anchor: fx.Node) -> Window:
