@@ -11,7 +11,7 @@ from effc.backends.base import Session, backend_of
 from effc.backends.reading import read_manifest
 from effc.ir.errors import ArtifactError, InputError, UsageError
 from effc.ir.host import host_facts
-from effc.ir.program import bind_sizes
+from effc.ir.program import Signature, bind_sizes
 from effc.ir.symbols import evaluate
 
 
@@ -142,11 +142,11 @@ def as_array(name: str, value: Any) -> np.ndarray:
     raise InputError(f"input {name} is a {type(value).__name__}, expected an array or tensor")
 
 
-def output_arrays(manifest: Manifest, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+def output_arrays(signature: Signature, sizes: dict[str, int]) -> dict[str, np.ndarray]:
     """Empty arrays for every output, given the symbolic sizes."""
     return {
         spec.name: np.empty(
             [evaluate(size, sizes) for size in spec.shape], str(spec.dtype).removeprefix("torch.")
         )
-        for spec in manifest.signature.outputs
+        for spec in signature.outputs
     }

@@ -31,7 +31,7 @@ class CpuSession:
         for name in (LIBRARY, WEIGHTS):
             if name not in manifest.files:
                 raise ArtifactError(f"{folder} is incomplete: its manifest lists no {name}")
-        self._manifest, self._signature = manifest, manifest.signature
+        self._signature = manifest.signature  # built anew by the manifest at every look
         self._ranges = manifest.ranges
         self._weight_nbytes = manifest.files[WEIGHTS].nbytes
         threads = threads or min(manifest.threads, options.default_threads())
@@ -61,7 +61,7 @@ class CpuSession:
         self, inputs: dict[str, np.ndarray], seconds: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         sizes = bind_sizes(self._signature, self._ranges, inputs)
-        outputs = output_arrays(self._manifest, sizes)
+        outputs = output_arrays(self._signature, sizes)
         arrays = [np.require(inputs[s.name], None, ["C", "A"]) for s in self._signature.inputs]
         values = [sizes[name] for name in self._ranges]
         self._library.run(arrays, list(outputs.values()), values, seconds)
