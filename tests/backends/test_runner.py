@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from effc.backends.runner import Model
+from effc.ir import symbols
 from effc.ir.errors import InputError, UsageError
 from effc.ir.program import Program
 from effc.ir.testing import ROUNDING, assert_close
@@ -90,6 +91,19 @@ def test_positions_names_and_several_outputs(name: str, load: Open) -> None:
         assert list(found) == ["scaled", "codes"]
         assert (found["scaled"].tolist(), found["scaled"].dtype) == ([[10, 40, 90, 160]], "float32")
         assert (found["codes"].tolist(), found["codes"].dtype) == ([[11, 21, 31, 41]], "int64")
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_run_reads_no_text(name: str, load: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes in the manifest are text; reading it takes longer than a small model runs."""
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"reads {text}")
+
+    model = load(name)
+    monkeypatch.setattr(symbols, "parse", refuse)
+    found = model(np.ones((2, 4), np.float32), np.ones((2, 4), np.int64))
+    assert found["scaled"].shape == (2, 4)
 
 
 @pytest.mark.parametrize("name", PAIRS)
