@@ -1,7 +1,7 @@
 """What a pass is: a frozen dataclass whose fields are its options."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +13,7 @@ from effc.ir.errors import Refusal, UsageError
 from effc.ir.program import Program
 from effc.ir.target import Target
 from effc.passes.plan.model import Limit
+from effc.passes.plan.timing import Timing
 
 Batch = dict[str, Any]
 
@@ -24,6 +25,8 @@ class PassContext:
     Attributes:
         target: What the program will be built for, where that is known.
         calibration: Batches of inputs by name, or `(inputs, labels)`; can be iterated again.
+        substitute: Makes data where there is no calibration data; None to make it from the program
+            a pass gets.
         evaluate: Task quality of a program, larger is better.
         seed: Seed of all randomness, see `rng`.
         store: Folder for resumable work, keyed by content; None keeps nothing.
@@ -31,11 +34,14 @@ class PassContext:
         rules: Per-layer options: pattern and what it sets, such as `("encoder.*", {"bits": "8"})`.
         kept: Names of layers that compression must leave alone to keep the quality budget.
         limits: What plans over the program must keep, in estimates.
+        sizes: Values of symbolic dimensions for such estimates; none for the usual ones.
+        timing: Measured times of layers in number formats, where there are any.
         progress: Called with a stage, the steps done and the steps in all.
     """
 
     target: Target | None = None
     calibration: Iterable[Any] | None = None
+    substitute: Callable[[], Iterable[Any]] | None = None
     evaluate: Callable[[Program], float] | None = None
     seed: int = 0
     store: Path | None = None
@@ -43,6 +49,8 @@ class PassContext:
     rules: tuple[tuple[str, dict[str, str]], ...] = ()
     kept: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    timing: Timing | None = None
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None
 
     def rng(self, name: str) -> np.random.Generator:

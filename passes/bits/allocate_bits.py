@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from effc.ir.errors import Refusal
+from effc.ir.errors import DataError, Refusal
 from effc.ir.program import FORWARD, Program
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
 from effc.passes.bits.allocation import (
     ONLY_LINEAR,
     Offer,
-    about_parts,
+    Rest,
     allowed,
     average,
     described,
-    explained,
-    other_nbytes,
+    share_of_operations,
     writable,
 )
 from effc.passes.bits.bfloat16 import attention_names
@@ -25,11 +24,13 @@ from effc.passes.bits.metrics.automatic import predicted
 from effc.passes.bits.metrics.parts import Part, parts_of
 from effc.passes.bits.metrics.study import Study
 from effc.passes.bits.writing import Writing
+from effc.passes.calibrate.synthetic import Synthetic, synthesised
 from effc.passes.plan.bisection import limits_along
 from effc.passes.plan.model import Infeasible, Plan, Problem
 from effc.passes.plan.solver import solve
 
 RULE = "allocate-bits"
+BLIND = "weight-error"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class AllocateBits(Pass):
     Every weight is offered the formats in `bits` it can be written in; a metric predicts what each
     costs, and a solver picks one per weight within the context's limits and `average_bits`. What is
     chosen is written by `quantize` and `quantize-weights` under per-layer rules. If no choice keeps
-    a limit, the nearest one is made, and the notes name the limit and the value.
+    a limit, the nearest one is made, and the notes name the limit and the value. Without
+    calibration data, data made from the model stand in for it, and the notes say so; activations
+    then get their scales at run time.
 
     Attributes:
         metric: Predicts the loss; `auto` takes the one that orders a few measured configurations
@@ -50,6 +53,8 @@ class AllocateBits(Pass):
         group: Weights that share a scale, for formats below 8 bits that name none; 0 for a row.
         activations: What weights below 8 bits multiply, for formats that do not say.
         average_bits: The largest average of the bits of a weight; none for no limit.
+        bit_operations: The largest sum of multiply-adds times the bits of both factors, as a share
+            of that with the widest formats on offer; none for no limit.
         rounding: How weights below 8 bits are rounded, as in `quantize-weights`; of simulated ones
             `nearest`, `clipped`, `hqq`, `awq`, `gptq` or `gptq-act-order`. Losses are predicted for
             rounding to nearest.
@@ -65,6 +70,7 @@ class AllocateBits(Pass):
     group: int = 32
     activations: Literal["int8", "float32"] = "int8"
     average_bits: float | None = None
+    bit_operations: float | None = None
     rounding: str = "nearest"
     simulate: bool = False
 
@@ -76,9 +82,11 @@ class AllocateBits(Pass):
         parts = parts_of(program, selection.layers)
         if not parts:
             return Outcome(False, {"layers": {}}, selection.refusals)
-        study = Study(program, parts, ctx)
-        offers, notes = self._offers(study)
-        problem = self._problem(program, offers, ctx)
+        study, notes = self._study(program, parts, ctx)
+        offers, said = self._offers(study)
+        notes |= said
+        rest = Rest.of(program, parts, ctx.timing)
+        problem = self._problem(program, offers, rest, ctx)
         answer = solve(problem, self.solver, ctx.rng(RULE))
         plan = answer.plan if isinstance(answer, Infeasible) else answer
         chosen = {
@@ -86,16 +94,32 @@ class AllocateBits(Pass):
             for offer in offers
         }
         layers = described(problem, plan)
-        rest = other_nbytes(program, parts)
         if isinstance(answer, Infeasible):
-            notes["infeasible"] = explained(answer, rest)
-        written = writing.write(study, chosen)
+            notes["infeasible"] = rest.explained(answer)
+        written = writing.write(Study(program, parts, ctx), chosen)
         for name, note in written.notes["layers"].items():
             layers[name] = {**layers.get(name.partition("#")[0], {}), **note}
         notes |= {"plan": _plan_note(problem, plan, offers[0].metric, rest), "layers": layers}
         planned = {name for part in parts for name in part.members}
         others = [one for one in written.refusals if one.source not in planned]
         return Outcome(written.changed, notes, (*others, *self._left(parts, chosen, ctx)))
+
+    def _study(
+        self, program: Program, parts: Sequence[Part], ctx: PassContext
+    ) -> tuple[Study, dict[str, Any]]:
+        """A study of the parts, on data made from the model where there is none."""
+        if ctx.calibration is not None or self.metric == BLIND:
+            return Study(program, parts, ctx), {}
+        made = synthesised(program, ctx) if ctx.substitute is None else ctx.substitute()
+        how = made.how if isinstance(made, Synthetic) else "data made for it"
+        study = Study(program, parts, replace(ctx, calibration=made))
+        try:
+            usable = bool(study.sample)
+        except DataError:  # such as the logarithm of a negative number
+            usable = False
+        if usable:
+            return study, {"data": f"there is no calibration data: {how} stand in for it"}
+        return Study(program, parts, ctx), {}
 
     def form(self, text: str) -> Form:
         """A format of `bits` or of a rule."""
@@ -132,26 +156,30 @@ class AllocateBits(Pass):
     def _forms(self) -> list[Form]:
         return [self.form(text) for text in dict.fromkeys(self.bits)]
 
-    def _problem(self, program: Program, offers: Sequence[Offer], ctx: PassContext) -> Problem:
-        parts = [offer.part for offer in offers]
-        rest = other_nbytes(program, parts)
-        limits = [about_parts(limit, rest) for limit in ctx.limits]
+    def _problem(
+        self, program: Program, offers: Sequence[Offer], rest: Rest, ctx: PassContext
+    ) -> Problem:
+        units = tuple(offer.unit(program, ctx) for offer in offers)
+        limits = [rest.about_parts(limit) for limit in ctx.limits]
         if self.average_bits is not None:
-            limits.append(average(self.average_bits, parts))
-        return Problem(tuple(offer.unit(program) for offer in offers), tuple(limits))
+            limits.append(average(self.average_bits, [offer.part for offer in offers]))
+        if self.bit_operations is not None:
+            limits.append(share_of_operations(self.bit_operations, units))
+        return Problem(units, tuple(limits))
 
 
-def _plan_note(problem: Problem, plan: Plan, metric: str, rest: int) -> dict[str, Any]:
+def _plan_note(problem: Problem, plan: Plan, metric: str, rest: Rest) -> dict[str, Any]:
     """Totals, limits, and all sizes at which the choice changes, with the predicted loss there.
 
     Args:
         problem: What was decided.
         plan: The choice.
         metric: What predicted losses.
-        rest: Bytes of weights that are in no unit.
+        rest: What is in no unit.
     """
     limits = [{"resource": one.resource, "at_most": one.at_most, "text": one.text}
               for one in problem.limits]  # fmt: skip
     facts = {name: value for name, value in plan.to_json().items() if name != "choices"}
-    sizes = [int(one.at_most) + rest for one in limits_along(problem, "nbytes")]
-    return {**facts, "metric": metric, "limits": limits, "other_nbytes": rest, "sizes": sizes}
+    sizes = [int(one.at_most) + rest.nbytes for one in limits_along(problem, "nbytes")]
+    others = {"other_nbytes": rest.nbytes, "other_seconds": rest.seconds}
+    return {**facts, "metric": metric, "limits": limits, **others, "sizes": sizes}

@@ -6,12 +6,23 @@ from dataclasses import dataclass, replace
 from effc.ir.cost import node_cost, typical_sizes
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
+from effc.ir.target import Target
 from effc.passes.base import PassContext
-from effc.passes.bits.forms import FLOAT, Form
+from effc.passes.bits.forms import CODE_BITS, FLOAT, Form
 from effc.passes.bits.metrics.parts import Part
 from effc.passes.bits.quantize_weights import checked
 from effc.passes.plan.bisection import Upgrade, upgrades_along
-from effc.passes.plan.model import Estimate, Infeasible, Limit, Option, Plan, Problem, Unit
+from effc.passes.plan.model import (
+    Estimate,
+    Infeasible,
+    Limit,
+    Option,
+    Plan,
+    Problem,
+    Resource,
+    Unit,
+)
+from effc.passes.plan.timing import MEASURED, MODELLED, Rates, Timing
 
 ONLY_LINEAR = "low-bit weights are for weights that linear layers alone read"
 
@@ -30,25 +41,41 @@ class Offer:
     losses: Mapping[Form, float]
     metric: str
 
-    def unit(self, program: Program) -> Unit:
+    def unit(self, program: Program, ctx: PassContext) -> Unit:
         """The part as a unit of a plan."""
-        sizes = typical_sizes(program)
-        nodes = [layer.node for layer in self.part.products]
-        macs = sum(node_cost(program, node).at(sizes)["macs"] for node in nodes)
+        sizes = {**typical_sizes(program), **ctx.sizes}
+        costs = [node_cost(program, layer.node).at(sizes) for layer in self.part.products]
+        macs = sum(cost["macs"] for cost in costs)
+        moved = sum(cost["read_nbytes"] + cost["written_nbytes"] for cost in costs)
+        moved -= len(costs) * FLOAT.nbytes(self.part.weight.shape)
+        rates = Rates.of(ctx.target or Target.parse("native"))
         options = tuple(
-            Option(str(form), self._estimate(form, loss, macs))
+            Option(str(form), self._estimate(form, loss, macs, moved, rates, ctx.timing))
             for form, loss in self.losses.items()
         )
         return Unit(self.part.name, options, self.part.members)
 
-    def _estimate(self, form: Form, loss: float, macs: int) -> Estimate:
+    def _estimate(
+        self, form: Form, loss: float, macs: int, moved: int, rates: Rates, timing: Timing | None
+    ) -> Estimate:
         weight = self.part.weight
+        nbytes = form.nbytes(weight.shape)
+        measured = timing.of(self.part.members, str(form)) if timing is not None else None
+        precision = "int8" if form.activation == CODE_BITS else "float32"
         return Estimate(
             loss=loss,
-            nbytes=form.nbytes(weight.shape),
+            nbytes=nbytes,
             weight_bits=weight.numel() * form.weight_bits,
             bit_operations=macs * form.weight_bits * form.activation,
-            sources={"loss": self.metric, "nbytes": "counted", "bit_operations": "counted"},
+            seconds=rates.seconds(macs, nbytes + moved, precision)
+            if measured is None
+            else measured,
+            sources={
+                "loss": self.metric,
+                "nbytes": "counted",
+                "bit_operations": "counted",
+                "seconds": MODELLED if measured is None else MEASURED,
+            },
         )
 
 
@@ -90,14 +117,16 @@ def writable(part: Part, forms: Sequence[Form], ctx: PassContext) -> list[Form]:
 
 
 def described(problem: Problem, plan: Plan) -> dict[str, dict[str, object]]:
-    """What the report says of every layer: format, predicted loss, bytes, and what would change it.
+    """What the report says of every layer: format, loss, bytes, time, and what would change it.
 
-    The runner-up is what the layer takes with more bytes for all units together, from
-    `changes_at_nbytes` on, along the greedy path.
+    The runner-up is what the layer takes with more of the scarcest resource for all units together
+    (bytes if there is no limit), from `changes_at_nbytes`, `changes_at_seconds` or such on, along
+    the greedy path.
     """
-    spent = plan.totals["nbytes"]
+    resource = scarcest(problem, plan)
+    spent = plan.totals[resource]
     later: dict[str, Upgrade] = {}
-    for step in upgrades_along(problem, "nbytes"):
+    for step in upgrades_along(problem, resource):
         if step.total > spent and step.option != plan.choices[step.unit]:
             later.setdefault(step.unit, step)
     notes: dict[str, dict[str, object]] = {}
@@ -107,14 +136,24 @@ def described(problem: Problem, plan: Plan) -> dict[str, dict[str, object]]:
             "format": option.name,
             "predicted_loss": option.estimate.loss,
             "nbytes": int(option.estimate.nbytes),
+            "seconds": option.estimate.seconds,
+            "seconds_from": option.estimate.sources.get("seconds", ""),
         }
         if unit.name in later:
             step = later[unit.name]
             note["runner_up"] = step.option
             note["runner_up_loss"] = unit.option(step.option).estimate.loss
-            note["changes_at_nbytes"] = int(step.total)
+            is_whole = resource != "seconds"
+            note[f"changes_at_{resource}"] = int(step.total) if is_whole else step.total
         notes |= dict.fromkeys(unit.layers, note)
     return notes
+
+
+def scarcest(problem: Problem, plan: Plan) -> Resource:
+    """The limited resource of which a plan uses the largest share; bytes if there is no limit."""
+    shares = {one.resource: plan.totals[one.resource] / one.at_most if one.at_most > 0 else 2.0
+              for one in problem.limits}  # fmt: skip
+    return max(shares, key=lambda name: shares[name]) if shares else "nbytes"
 
 
 def average(limit_bits: float, parts: Sequence[Part]) -> Limit:
@@ -123,19 +162,41 @@ def average(limit_bits: float, parts: Sequence[Part]) -> Limit:
     return Limit("weight_bits", limit_bits * count, f"average_bits={limit_bits:g}")
 
 
-def other_nbytes(program: Program, parts: Sequence[Part]) -> int:
-    """Bytes of a program's weights that no part holds: biases, norms, what is left alone."""
-    return program.weight_nbytes - sum(FLOAT.nbytes(part.weight.shape) for part in parts)
+def share_of_operations(share: float, units: Sequence[Unit]) -> Limit:
+    """A limit on bit operations as a share of those with the widest formats on offer."""
+    macs = sum(max(o.estimate.bit_operations for o in unit.options) for unit in units)
+    return Limit("bit_operations", share * macs, f"bit_operations={share:g}")
 
 
-def about_parts(limit: Limit, rest: int) -> Limit:
-    """A limit on all weights as one on those of the parts; other resources as they are."""
-    return replace(limit, at_most=limit.at_most - rest) if limit.resource == "nbytes" else limit
+@dataclass(frozen=True)
+class Rest:
+    """What a program takes besides the parts a plan is about.
 
+    Attributes:
+        nbytes: Of weights.
+        seconds: As far as it was measured.
+    """
 
-def explained(answer: Infeasible, rest: int) -> str:
-    """Which limit no plan keeps, counted over all weights as the user set it."""
-    if answer.binding.resource != "nbytes":
-        return str(answer)
-    whole = replace(answer.binding, at_most=answer.binding.at_most + rest)
-    return str(replace(answer, binding=whole, nearest=answer.nearest + rest))
+    nbytes: int
+    seconds: float
+
+    @classmethod
+    def of(cls, program: Program, parts: Sequence[Part], timing: Timing | None) -> "Rest":
+        """Biases, norms, what is left alone."""
+        held = sum(FLOAT.nbytes(part.weight.shape) for part in parts)
+        names = [name for part in parts for name in part.members]
+        seconds = timing.rest(names) if timing is not None else 0.0
+        return cls(program.weight_nbytes - held, seconds)
+
+    def about_parts(self, limit: Limit) -> Limit:
+        """A limit on the whole program as one on the parts."""
+        return replace(limit, at_most=limit.at_most - self._of(limit.resource))
+
+    def explained(self, answer: Infeasible) -> str:
+        """Which limit no plan keeps, counted over the whole program as the user set it."""
+        added = self._of(answer.binding.resource)
+        whole = replace(answer.binding, at_most=answer.binding.at_most + added)
+        return str(replace(answer, binding=whole, nearest=answer.nearest + added))
+
+    def _of(self, resource: Resource) -> float:
+        return {"nbytes": self.nbytes, "seconds": self.seconds}.get(resource, 0)

@@ -16,7 +16,7 @@ from effc.passes.bits.weights import pack
 FLOAT_BITS, CODE_BITS = 32, 8
 SCALE_NBYTES, GROUP_SCALE_NBYTES = 4, 2
 MOST_BITS, TERNARY_BITS, TERNARY_PLANES = 8, 2, 2
-FLOATS = ("float", "none", str(FLOAT_BITS))
+FLOATS = ("float", "none", str(FLOAT_BITS), "float32")
 TERNARY: Literal["ternary"] = "ternary"
 _TEXT = re.compile(
     r"(?:w?(?P<bits>\d+)|t2|(?P<scheme>ternary))"

@@ -103,7 +103,7 @@ def problem_of(subject: Subject, metric: str) -> Problem:
         Offer(part, dict(zip(FORMS, losses[part.name], strict=True)), metric)
         for part in subject.study.parts
     ]
-    return Problem(tuple(offer.unit(subject.study.program) for offer in offers))
+    return Problem(tuple(offer.unit(subject.study.program, subject.study.ctx) for offer in offers))
 
 
 def chosen(subject: Subject, problem: Problem, solver: str, bits: float) -> Iterator[Row]:

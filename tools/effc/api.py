@@ -53,6 +53,7 @@ def compile(
     evaluate: Callable[[Model], float] | None = None,
     max_drop: str | float | None = None,
     max_size: str | float | None = None,
+    max_latency: str | float | None = None,
     progress: Progress = no_progress,
     **settings: Any,
 ) -> Artifact:
@@ -71,6 +72,7 @@ def compile(
             better.
         max_drop: Largest loss of quality: `"1%"`, `"0.5pt"`, or a share such as 0.01.
         max_size: Largest size: `"3MB"`, `"25%"`, or a share of the baseline's such as 0.25.
+        max_latency: Longest run: `"5ms"`, `"60%"`, or a share of the baseline's such as 0.6.
         progress: Called with a stage, the steps done and the steps in all.
         settings: Other keys of a recipe: `exclude`, `set`, `sizes`, `threads`, `seed`, ...
 
@@ -80,7 +82,7 @@ def compile(
     named = {
         "model": model, "calib": calibration, "eval": evaluation, "metric": metric,
         "passes": passes, "target": target, "max_drop": _share(max_drop),
-        "max_size": _share(max_size),
+        "max_size": _share(max_size), "max_latency": _share(max_latency),
     }  # fmt: skip
     texts = {name: str(one) for name, one in named.items() if isinstance(one, str | Path)}
     sources = Sources(

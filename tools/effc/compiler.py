@@ -14,9 +14,11 @@ from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
 from effc.metrics import Scores, called, quality
+from effc.passes.base import Pass
 from effc.passes.instruments import CostChange
 from effc.passes.manager import PassManager
 from effc.passes.plan.model import Limit
+from effc.passes.plan.timing import Timing
 from effc.passes.report import PipelineReport
 from effc.planning import has_plan, planned
 from effc.preparation import Sources, prepare
@@ -43,6 +45,7 @@ class Compilation:
         notes: Remarks for the user.
         trials: What was built and evaluated on the way, for the report.
         started: When it began, on the clock of `time.perf_counter`.
+        timing: Measured times of layers in number formats, once a plan needs them.
     """
 
     recipe: Recipe
@@ -51,6 +54,7 @@ class Compilation:
     notes: list[str] = field(default_factory=list)
     trials: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
+    timing: Timing | None = None
     _batches: int = 0
 
     def run(self, out: str | Path) -> Artifact:
@@ -72,7 +76,8 @@ class Compilation:
     def plan(self) -> list[dict[str, Any]]:
         """Run the passes and build nothing: the rows of the report.
 
-        A size budget is taken for one of the weights: without a build nothing else is known.
+        A size budget is taken for one of the weights: without a build nothing else is known, and
+        nothing of latency.
 
         Raises:
             EffcError: Of the kind that tells what went wrong.
@@ -80,16 +85,24 @@ class Compilation:
         self.prepared = prepare(self.recipe, self.sources, self.progress, self.notes)
         clean, size = self.prepared.clean, self.prepared.size
         limits = []
+        if self.prepared.latency is not None:
+            self.notes.append("--max-latency is left out: without a build nothing is measured")
         if size is not None:
             allowed = size.allowed(clean.program.weight_nbytes)
             limits.append(Limit("nbytes", allowed, f"--max-size {self.recipe.max_size}"))
         return [*clean.to_json(), *self.transformed(limits=limits).to_json()]
 
-    def transformed(self, kept: Sequence[str] = (), limits: Sequence[Limit] = ()) -> PipelineReport:
-        """Run the passes on the clean program, leaving some layers alone, within limits."""
-        manager = PassManager(self.prepared.passes, (CostChange(),))
+    def transformed(
+        self,
+        kept: Sequence[str] = (),
+        limits: Sequence[Limit] = (),
+        passes: Sequence[Pass] | None = None,
+    ) -> PipelineReport:
+        """Run the passes (or others) on the clean program, leaving some layers alone, in limits."""
+        chosen = self.prepared.passes if passes is None else tuple(passes)
+        manager = PassManager(chosen, (CostChange(),))
         clean = self.prepared.clean.program
-        report = manager.run(clean, self.prepared.context(kept, limits))
+        report = manager.run(clean, self.prepared.context(kept, limits, self.timing))
         measure_layers(report.to_json(), clean, report.program, self.prepared.inputs)
         return report
 
@@ -177,13 +190,15 @@ class Compilation:
 
     def _judged(self, best: Candidate) -> Verdict:
         """Measure, once more if the result seems slower, and compare with baseline and budgets."""
-        self._measure(best, ROUNDS)
+        self.measure(best)
         if seems_slower(best, self.baseline):
-            self._measure(best, 2 * ROUNDS)
-        prepared = self.prepared
-        return judge(best, self.baseline, prepared.drop, prepared.size, prepared.metric)
+            self.measure(best, 2 * ROUNDS)
+        for candidate in (self.baseline, best):
+            candidate.start = start_of(candidate, self.prepared.inputs)
+        return judge(best, self.baseline, self.prepared)
 
-    def _measure(self, best: Candidate, rounds: int) -> None:
+    def measure(self, best: Candidate, rounds: int = ROUNDS) -> None:
+        """Measure the latency of a candidate and of the baseline, in turns."""
         candidates = {c.name: c for c in (self.baseline, best)}
         inputs = self.prepared.inputs
         calls = {n: (lambda model=c.model: model.run(inputs)) for n, c in candidates.items()}
@@ -192,7 +207,6 @@ class Compilation:
         )
         for name, candidate in candidates.items():
             candidate.latency = latencies[name]
-            candidate.start = start_of(candidate, inputs)
 
     def _keep(self, best: Candidate, verdict: Verdict, out: Path) -> str:
         """Keep a result that missed its budgets beside the output folder; say where."""

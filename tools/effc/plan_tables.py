@@ -7,11 +7,11 @@ from rich.table import Table
 from rich.text import Text
 
 from effc.tables import table
-from effc.units import metric_text, size_text
+from effc.units import metric_text, size_text, time_text
 
 
 def plan_table(layers: dict[str, dict[str, Any]], plan: dict[str, Any]) -> Table:
-    """Format, predicted loss, bytes and time per layer; the runner-up and the size that brings it.
+    """Format, predicted loss, bytes and time per layer; the runner-up and what brings it.
 
     Args:
         layers: Notes by layer.
@@ -19,19 +19,28 @@ def plan_table(layers: dict[str, dict[str, Any]], plan: dict[str, Any]) -> Table
     """
     loss, size = plan["totals"]["loss"], size_text(plan["totals"]["nbytes"])
     title = f"plan by {plan['metric']}, {plan['solver']}: loss {loss:.3g}, {size}"
-    numbers = ("loss", "bytes", "time", "runner-up's loss", "from")
-    made = table(title, "layer", "format", "loss", "bytes", "time", "runner-up",
+    numbers = ("loss", "bytes", "estimate", "time", "runner-up's loss", "from")
+    made = table(title, "layer", "format", "loss", "bytes", "estimate", "time", "runner-up",
                  "runner-up's loss", "from", numbers=numbers)  # fmt: skip
     for name, notes in layers.items():
         if "format" not in notes:
             continue
         cells = [name, notes["format"], f"{notes['predicted_loss']:.3g}", f"{notes['nbytes']:,}",
-                 f"{notes.get('time_share', 0.0):.1%}"]  # fmt: skip
+                 time_text(notes["seconds"]), f"{notes.get('time_share', 0.0):.1%}"]  # fmt: skip
         if "runner_up" in notes:
-            whole = notes["changes_at_nbytes"] + plan["other_nbytes"]
-            cells += [notes["runner_up"], f"{notes['runner_up_loss']:.3g}", size_text(whole)]
+            cells += [notes["runner_up"], f"{notes['runner_up_loss']:.3g}", _budget(notes, plan)]
         made.add_row(*map(Text, cells))
     return made
+
+
+def _budget(notes: dict[str, Any], plan: dict[str, Any]) -> str:
+    """The budget from which on a layer takes its runner-up, of the whole program."""
+    if "changes_at_nbytes" in notes:
+        return size_text(notes["changes_at_nbytes"] + plan["other_nbytes"])
+    if "changes_at_seconds" in notes:
+        return time_text(notes["changes_at_seconds"] + plan["other_seconds"])
+    ((name, total),) = [pair for pair in notes.items() if pair[0].startswith("changes_at_")]
+    return f"{total:.4g} {name.removeprefix('changes_at_').replace('_', ' ')}"
 
 
 def points_table(points: Iterable[dict[str, Any]]) -> Table:

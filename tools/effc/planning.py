@@ -1,28 +1,33 @@
-"""Keeping budgets with a plan: how small or how exact `allocate-bits` is told to be.
+"""Keeping budgets with a plan: how small, fast or exact `allocate-bits` is told to be.
 
-The pass predicts; what is built is measured. A size budget becomes a limit on the bytes of weights
-and is tightened by what the build takes beyond it. With a quality budget, a bisection over all
-sizes at which the plan changes finds the smallest one whose build keeps it.
+The pass predicts; what is built is measured. Budgets of size and latency become limits on bytes and
+seconds and are tightened by what the build takes beyond them. With a quality budget, a bisection
+over all sizes at which the plan changes finds the smallest one whose build keeps it.
 """
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from effc.explanation import plan_note
+from effc.explanation import layers_of, plan_note
+from effc.latency import measured_timing
 from effc.passes.bits.allocate_bits import AllocateBits
 from effc.passes.plan.bisection import Bisection
 from effc.passes.plan.model import Limit
 from effc.passes.report import PipelineReport
 from effc.repair import quality_excess
+from effc.units import time_text
+from effc.verdict import latency_excess
 
 if TYPE_CHECKING:
     from effc.candidate import Candidate
     from effc.compiler import Compilation
 
 TIGHTENINGS = 4
+MARGIN = 0.02  # of the latency allowed, which the last measurement may differ by
 
 
 def has_plan(compilation: Compilation) -> bool:
@@ -37,7 +42,43 @@ def planned(compilation: Compilation, work: Path) -> Candidate:
         compilation: Builds and evaluates; has a baseline.
         work: Where to build.
     """
+    if compilation.prepared.latency is not None:
+        compilation.measure(compilation.baseline)
+        compilation.timing = measured_timing(compilation, work)
     return _Search(compilation, work).run()
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """What a plan is told to keep: bytes of all weights and seconds of a run; None for no limit."""
+
+    nbytes: int | None = None
+    seconds: float | None = None
+
+    def tightened(self, plan: dict[str, Any], beyond: _Beyond) -> _Aim:
+        """Less of what a build of the plan took too much of, than the plan or the aim had."""
+        nbytes, seconds = self.nbytes, self.seconds
+        if nbytes is not None and beyond.nbytes > 0:
+            whole = int(plan["totals"]["nbytes"]) + int(plan["other_nbytes"])
+            nbytes = min(nbytes, whole) - beyond.nbytes
+        if seconds is not None and beyond.seconds > 0:
+            whole_seconds = plan["totals"]["seconds"] + plan["other_seconds"]
+            seconds = min(seconds, whole_seconds) - beyond.seconds
+        return _Aim(nbytes, seconds)
+
+
+@dataclass(frozen=True)
+class _Beyond:
+    """By how much a build misses the budgets; at most 0 where it keeps them."""
+
+    nbytes: int
+    seconds: float
+    quality: float
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether size and latency are as they should be."""
+        return self.nbytes <= 0 and self.seconds <= 0
 
 
 class _Search:
@@ -45,11 +86,16 @@ class _Search:
 
     def __init__(self, compilation: Compilation, work: Path) -> None:
         self.compilation, self.work = compilation, work
-        prepared, baseline = compilation.prepared, compilation.baseline.size_nbytes
-        self.largest = prepared.size.allowed(baseline) if prepared.size else None
-        self.overhead = baseline - prepared.clean.program.weight_nbytes
+        prepared, baseline = compilation.prepared, compilation.baseline
+        size, latency = baseline.size_nbytes, baseline.latency
+        self.largest = prepared.size.allowed(size) if prepared.size else None
+        self.overhead = size - prepared.clean.program.weight_nbytes
+        self.longest: float | None = None
+        if prepared.latency is not None and latency is not None:
+            self.longest = prepared.latency.allowed(latency.median) * (1 - MARGIN)
         self.best: Candidate | None = None
-        self.best_rank = (0.0, 0.0, 0.0)
+        self.best_rank = (0.0, 0.0, 0.0, 0.0)
+        self._known: dict[tuple[tuple[str, str], ...], _Beyond] = {}
 
     def run(self) -> Candidate:
         """Build as many as it takes."""
@@ -84,55 +130,87 @@ class _Search:
         return [*(one for one in sizes if one < most), most]
 
     def _fitted(self, nbytes: int | None) -> float:
-        """Build a plan of at most so many bytes of weights, of fewer if the build is too large.
+        """Build a plan of at most so many bytes of weights, of less if the build takes too much.
 
         Returns:
             By how much the last build misses the quality budget.
         """
-        excess = 0.0
+        aim, quality = _Aim(nbytes, self.longest), 0.0
         for _ in range(TIGHTENINGS):
-            limits = () if nbytes is None else (self._limit(nbytes),)
-            report = self.compilation.transformed(limits=limits)
-            beyond, excess = self._built(report, nbytes)
-            if beyond <= 0 or nbytes is None or _is_infeasible(report):
+            report = self.compilation.transformed(limits=self._limits(aim))
+            beyond = self._built(report, aim)
+            quality, plan = beyond.quality, plan_note(report.to_json())
+            if beyond.is_kept or _is_infeasible(report) or plan is None:
                 break
-            taken = plan_note(report.to_json())
-            if taken is None:
-                break
-            whole = int(taken["totals"]["nbytes"]) + int(taken["other_nbytes"])
-            nbytes = min(nbytes, whole) - beyond
-        return excess
+            aim = aim.tightened(plan, beyond)
+        return quality
 
-    def _limit(self, nbytes: int) -> Limit:
-        is_budget = self.largest is not None and nbytes == self.largest - self.overhead
-        text = f"--max-size {self.compilation.recipe.max_size}" if is_budget else ""
-        return Limit("nbytes", nbytes, text)
+    def _limits(self, aim: _Aim) -> list[Limit]:
+        recipe, limits = self.compilation.recipe, []
+        if aim.nbytes is not None:
+            is_budget = self.largest is not None and aim.nbytes == self.largest - self.overhead
+            text = f"--max-size {recipe.max_size}" if is_budget else ""
+            limits.append(Limit("nbytes", aim.nbytes, text))
+        if aim.seconds is not None:
+            text = f"--max-latency {recipe.max_latency}" if aim.seconds == self.longest else ""
+            limits.append(Limit("seconds", aim.seconds, text))
+        return limits
 
-    def _built(self, report: PipelineReport, nbytes: int | None) -> tuple[int, float]:
-        """Build a plan and keep it if it is the best: budgets first, then size.
+    def _built(self, report: PipelineReport, aim: _Aim) -> _Beyond:
+        """Build a plan, unless it was built before, and keep it if it is the best.
 
-        Returns:
-            Bytes beyond the size budget, and by how much the quality budget is missed.
+        Budgets come first, then size; with a latency budget alone, the plan of least loss.
         """
+        formats = _formats(report)
+        if formats in self._known:
+            return self._known[formats]
         compilation = self.compilation
         folder = self.work / f"plan-{len(compilation.trials)}"
         candidate = compilation.tried(report, folder, "compiled")
         plan = plan_note(report.to_json()) or {"totals": {}}
-        limit = "no limit" if nbytes is None else f"at most {nbytes:,} bytes of weights"
         compilation.trials[-1] |= {
-            "what": f"compiled, {limit}",
+            "what": f"compiled, {_limit_text(aim)}",
             "predicted_loss": plan["totals"].get("loss"),
         }
-        size, excess = candidate.size_nbytes, quality_excess(compilation, candidate)
-        beyond = 0 if self.largest is None else size - self.largest
-        rank = (max(beyond, 0), max(excess, 0.0), size)
+        beyond = self._judged(candidate)
+        rank = (
+            max(beyond.nbytes, 0), max(beyond.seconds, 0.0), max(beyond.quality, 0.0),
+            float(candidate.size_nbytes),
+        )  # fmt: skip
         loser: Candidate | None = candidate
         if self.best is None or rank < self.best_rank:
             loser, self.best, self.best_rank = self.best, candidate, rank
         if loser is not None:
             loser.model.close()
             shutil.rmtree(loser.folder)
-        return beyond, excess
+        self._known[formats] = beyond
+        return beyond
+
+    def _judged(self, candidate: Candidate) -> _Beyond:
+        compilation, size = self.compilation, candidate.size_nbytes
+        seconds = 0.0
+        if self.longest is not None:
+            compilation.measure(candidate)
+            assert candidate.latency is not None
+            compilation.trials[-1]["seconds"] = candidate.latency.median
+            budget = compilation.prepared.latency
+            seconds = latency_excess(candidate, compilation.baseline, budget)
+        beyond = 0 if self.largest is None else size - self.largest
+        return _Beyond(beyond, seconds, quality_excess(compilation, candidate))
+
+
+def _formats(report: PipelineReport) -> tuple[tuple[str, str], ...]:
+    layers = layers_of(report.to_json())
+    return tuple((name, str(note.get("format", ""))) for name, note in sorted(layers.items()))
+
+
+def _limit_text(aim: _Aim) -> str:
+    parts = []
+    if aim.nbytes is not None:
+        parts.append(f"at most {aim.nbytes:,} bytes of weights")
+    if aim.seconds is not None:
+        parts.append(f"at most {time_text(aim.seconds)}")
+    return ", ".join(parts) or "no limit"
 
 
 def _is_infeasible(report: PipelineReport) -> bool:

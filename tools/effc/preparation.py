@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from effc.backends.runner import Model
-from effc.budgets import DropBudget, SizeBudget
+from effc.budgets import DropBudget, LatencyBudget, SizeBudget
 from effc.evaluation import EagerModel
 from effc.ir import options
 from effc.ir.data import Data, open_data
@@ -22,9 +22,11 @@ from effc.metrics import Metric, metric_of, quality
 from effc.passes.base import Pass, PassContext, check_patterns, check_rules
 from effc.passes.bits.bfloat16 import attention_names
 from effc.passes.bits.layers import layer_names
+from effc.passes.calibrate.synthetic import Synthetic, synthesised
 from effc.passes.clean.pipeline import CLEAN
 from effc.passes.manager import PassManager
 from effc.passes.plan.model import Limit
+from effc.passes.plan.timing import Timing
 from effc.passes.registry import parse_pipeline, pipeline_text
 from effc.passes.report import PipelineReport
 from effc.progress import Progress
@@ -79,9 +81,11 @@ class Prepared:
         passes: The pipeline after the clean passes.
         drop: The quality budget.
         size: The size budget.
+        latency: The latency budget.
         metric: How quality is measured.
         calibration: Batches of inputs.
         evaluation: Batches of inputs with labels.
+        traced: The program before any pass.
         clean: The program after the clean passes.
         sizes: A value for every symbolic dimension.
         inputs: Sample inputs of those sizes.
@@ -93,29 +97,46 @@ class Prepared:
     passes: tuple[Pass, ...]
     drop: DropBudget | None
     size: SizeBudget | None
+    latency: LatencyBudget | None
     metric: Metric | None
     calibration: Data | None
     evaluation: Data | None
+    traced: Program
     clean: PipelineReport
     sizes: dict[str, int]
     inputs: dict[str, np.ndarray]
     progress: Progress
 
-    def context(self, kept: Sequence[str] = (), limits: Sequence[Limit] = ()) -> PassContext:
+    def context(
+        self,
+        kept: Sequence[str] = (),
+        limits: Sequence[Limit] = (),
+        timing: Timing | None = None,
+    ) -> PassContext:
         """What the passes get; `kept` names layers to leave alone, plans keep `limits`."""
         recipe = self.recipe
         return PassContext(
             target=self.target,
             calibration=self.calibration,
+            substitute=self._substitute,
             seed=recipe.seed,
             store=options.cache_folder() / STORE if recipe.resume else None,
             exclude=tuple(recipe.exclude),
             rules=recipe.rules,
             kept=tuple(kept),
             limits=tuple(limits),
+            sizes=self.sizes,
+            timing=timing,
             evaluate=self._task_quality(),
             progress=one_stage("passes", self.passes, self.progress),
         )
+
+    def _substitute(self) -> Synthetic:
+        """Data made from the model as it was traced."""
+        recipe = self.recipe
+        store = options.cache_folder() / STORE if recipe.resume else None
+        ctx = PassContext(seed=recipe.seed, store=store, progress=self.progress)
+        return synthesised(self.traced, ctx)
 
     def _task_quality(self) -> Callable[[Program], float] | None:
         """Task quality of a program in PyTorch, larger is better; None without evaluation data."""
@@ -150,6 +171,7 @@ def prepare(recipe: Recipe, sources: Sources, progress: Progress, notes: list[st
     check_rules(passes, recipe.rules)
     drop = DropBudget.parse(recipe.max_drop) if recipe.max_drop else None
     size = SizeBudget.parse(recipe.max_size) if recipe.max_size else None
+    latency = LatencyBudget.parse(recipe.max_latency) if recipe.max_latency else None
     metric = _metric(recipe, sources, notes)
     program = _opened(recipe, sources, progress, notes)
     calibration = _data(program, recipe, sources.calibration, recipe.calib)
@@ -162,8 +184,8 @@ def prepare(recipe: Recipe, sources: Sources, progress: Progress, notes: list[st
         update={"passes": pipeline_text(passes), "objects": sources.objects()}
     )
     return Prepared(
-        resolved, target, passes, drop, size, metric, calibration, evaluation, clean, sizes, inputs,
-        progress,
+        resolved, target, passes, drop, size, latency, metric, calibration, evaluation, program,
+        clean, sizes, inputs, progress,
     )  # fmt: skip
 
 

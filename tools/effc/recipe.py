@@ -26,6 +26,7 @@ class Recipe(BaseModel):
         metric: Task quality.
         max_drop: Largest loss of quality: `1%` of the baseline's, or `0.5pt` (hundredths).
         max_size: Largest size: `3MB`, or `25%` of the baseline's.
+        max_latency: Longest run: `5ms`, or `60%` of the baseline's.
         exclude: Patterns of layers compression leaves alone.
         set: Options per layer: pattern, colon, `key=value` pairs.
         sizes: Values of symbolic dimensions to measure at.
@@ -50,6 +51,7 @@ class Recipe(BaseModel):
     metric: str | None = None
     max_drop: str | None = None
     max_size: str | None = None
+    max_latency: str | None = None
     exclude: list[str] = Field(default_factory=list)
     set: list[str] = Field(default_factory=list)
     sizes: dict[str, int] = Field(default_factory=dict)

@@ -1,12 +1,19 @@
 """Whether a result keeps its promises: not slower, within the budgets."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-from effc.budgets import DropBudget, SizeBudget, loss_of
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from effc.budgets import loss_of
 from effc.candidate import Candidate
 from effc.ir.errors import BudgetError, EffcError, SlowerError
 from effc.metrics import Metric
 from effc.units import time_text
+
+if TYPE_CHECKING:
+    from effc.budgets import DropBudget, LatencyBudget, SizeBudget
+    from effc.preparation import Prepared
 
 NOISE = 1.02
 
@@ -31,15 +38,15 @@ class Verdict:
         return BudgetError(text) if self.breaks_budget else SlowerError(text)
 
 
-def judge(
-    best: Candidate,
-    baseline: Candidate,
-    drop: DropBudget | None,
-    size: SizeBudget | None,
-    metric: Metric | None,
-) -> Verdict:
+def judge(best: Candidate, baseline: Candidate, prepared: Prepared) -> Verdict:
     """Compare a result with the baseline and the budgets."""
-    budget = [*_size_problem(best, baseline, size), *_drop_problem(best, baseline, drop, metric)]
+    budget = [
+        *_size_problem(best, baseline, prepared.size),
+        *_latency_problem(best, baseline, prepared.latency),
+        *_drop_problem(best, baseline, prepared.drop, prepared.metric),
+    ]
+    if budget:
+        budget += _plan_problem(best)
     slower = list(_speed_problem(best, baseline))
     return Verdict((*budget, *slower), bool(slower), bool(budget))
 
@@ -53,15 +60,36 @@ def _size_problem(best: Candidate, baseline: Candidate, size: SizeBudget | None)
     share = 100 * found / baseline.size_nbytes
     return [
         f"size budget of {allowed:,} bytes not met: the nearest reached is {found:,} bytes "
-        f"({share:.1f}% of the baseline)",
-        *_plan_problem(best),
+        f"({share:.1f}% of the baseline)"
+    ]
+
+
+def latency_excess(best: Candidate, baseline: Candidate, budget: LatencyBudget | None) -> float:
+    """By how many seconds a measured candidate takes longer than it may."""
+    if budget is None or best.latency is None or baseline.latency is None:
+        return 0.0
+    return best.latency.median - budget.allowed(baseline.latency.median)
+
+
+def _latency_problem(
+    best: Candidate, baseline: Candidate, budget: LatencyBudget | None
+) -> list[str]:
+    if budget is None or best.latency is None or baseline.latency is None:
+        return []
+    if latency_excess(best, baseline, budget) <= 0:
+        return []
+    allowed, found = budget.allowed(baseline.latency.median), best.latency.median
+    share = 100 * found / baseline.latency.median
+    return [
+        f"latency budget of {time_text(allowed)} not met: the nearest reached is "
+        f"{time_text(found)} ({share:.1f}% of the baseline)"
     ]
 
 
 def _plan_problem(best: Candidate) -> list[str]:
     """What a planning pass says of limits it could not keep."""
     said = [row["notes"]["infeasible"] for row in best.passes if "infeasible" in row["notes"]]
-    return [f"weights alone: {text}" for text in said]
+    return [f"by the plan's estimates: {text}" for text in said]
 
 
 def _drop_problem(

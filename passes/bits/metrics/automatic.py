@@ -25,8 +25,8 @@ def predicted(study: Study, name: str, forms: Sequence[Form]) -> tuple[Losses, s
             rank correlation (Spearman) with the measured divergence of random configurations.
         forms: Formats in question.
     """
-    if study.ctx.calibration is None and name in (AUTO, DEFAULT, "sqnr"):
-        why = "there is no calibration data: errors of weights alone decide"
+    if study.ctx.calibration is None and name != "weight-error":
+        why = "there is no data the model can run on: errors of weights alone decide"
         return sensitivities(study, "weight-error", forms), "weight-error", {"metric": why}
     if name != AUTO:
         return sensitivities(study, name, forms), name, {}

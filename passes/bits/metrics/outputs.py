@@ -33,8 +33,10 @@ class AugmentedHessian:
     After Schaefer et al., "Augmented Hessian", 2023, arXiv 2302.01382, whose correction for what
     layers do to each other this measures directly: u_i is the change of the outputs that part i
     makes alone, in coordinates where the loss is |sum u_i|^2 / 2. Part i gets |u_i|^2 / 2 and half
-    of every u_i . u_j with j in the same format, so that the sum over all parts is the loss of all
-    of them together. Outputs are kept as random projections of `SKETCH` elements.
+    of every positive u_i . u_j with j in the same format. Negative terms are left out: what makes
+    up for another part's error in one choice of formats adds to it in the next, and a solver that
+    sees them buys large errors for their sake. So the sum over all parts is at least the loss of
+    all of them together. Outputs are kept as random projections of `SKETCH` elements.
     """
 
     def losses(
@@ -42,10 +44,12 @@ class AugmentedHessian:
     ) -> Iterator[tuple[Part, list[float]]]:
         """Run once per part and format, then multiply the changes."""
         sketches = {part: _sketches(study, part, forms) for part in study.parts if parts}
-        total = sum(sketches.values(), start=np.zeros((len(forms), SKETCH), np.float32))
         for part in parts:
-            shared = (sketches[part] * total).sum(1, dtype=np.float64)
-            yield part, [0.5 * float(one) for one in shared]
+            total = np.zeros(len(forms))
+            for other in study.parts:
+                shared = (sketches[part] * sketches[other]).sum(1, dtype=np.float64)
+                total += np.maximum(shared, 0.0)
+            yield part, [0.5 * float(one) for one in total]
 
 
 def _sketches(study: Study, part: Part, forms: Sequence[Form]) -> Sketch:

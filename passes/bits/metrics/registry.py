@@ -27,6 +27,7 @@ METRICS: dict[str, str] = {
     "pruning-drop": f"{HERE}.factors:PruningDrop",
     "perturbation": f"{HERE}.factors:Perturbation",
     "entropy": f"{HERE}.factors:Entropy",
+    "evolved": f"{HERE}.evolved:Evolved",
 }
 AUTO = "auto"
 HUGE = 1e12

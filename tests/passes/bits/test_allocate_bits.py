@@ -269,9 +269,18 @@ def test_a_table_tied_to_the_head_takes_eight_bits(allocated, words):
     assert chosen["hidden"] == "w4a8g32"
 
 
-def test_without_data_weights_decide_and_it_is_said(allocated):
+def test_without_data_the_model_makes_some_and_it_is_said(allocated, images, data):
     row, _ = allocated(calibration=None, bits=("8",))
-    assert row.notes["metric"] == "there is no calibration data: errors of weights alone decide"
+    assert row.notes["data"] == "there is no calibration data: normal noise stand in for it"
+    made = [{"x": torch.full((2, 3, 16, 16), 2.0)}]
+    row, _ = allocated(calibration=None, substitute=lambda: made, metric="output-divergence")
+    assert row.notes["data"].startswith("there is no calibration data: data made for it")
+    broken = [{"x": torch.full((2, 3, 16, 16), 3e38)}]
+    row, _ = allocated(calibration=None, substitute=lambda: broken, bits=("8",))
+    assert row.notes["metric"].startswith("there is no data the model can run on: errors of")
+    assert row.notes["plan"]["metric"] == "weight-error"
+    row, _ = allocated(calibration=None, bits=("8",), metric="weight-error")
+    assert "data" not in row.notes
 
 
 def test_a_changed_budget_measures_nothing_again(allocated, images, tmp_path, monkeypatch):

@@ -42,7 +42,9 @@ def command(
     max_size: Annotated[
         str | None, typer.Option("--max-size", help="Largest size: 3MB, or 25% of the baseline's.")
     ] = None,
-    max_latency: Annotated[str | None, typer.Option("--max-latency", hidden=True)] = None,
+    max_latency: Annotated[
+        str | None, typer.Option("--max-latency", help="Longest run: 5ms, or 60% of the baseline.")
+    ] = None,
     max_memory: Annotated[str | None, typer.Option("--max-memory", hidden=True)] = None,
     tune: Annotated[
         int, typer.Option("--tune", min=0, help="Measure so many schedules of kernels.")
@@ -65,14 +67,13 @@ def command(
     """Compile MODEL for a target into an artifact folder."""
     from effc.ir.errors import NotAvailableError
 
-    later = {"--max-latency": max_latency, "--max-memory": max_memory}
-    for name, value in later.items():
-        if value is not None:
-            raise NotAvailableError(name)
+    if max_memory is not None:
+        raise NotAvailableError("--max-memory")
     given = {
         "model": model or None, "target": target, "passes": passes, "inputs": inputs,
         "calib": calib, "tokenizer": tokenizer, "eval": evaluation, "metric": metric,
-        "max_drop": max_drop, "max_size": max_size, "exclude": exclude, "set": rules,
+        "max_drop": max_drop, "max_size": max_size, "max_latency": max_latency,
+        "exclude": exclude, "set": rules,
         "sizes": shared.parse_sizes(sizes) or None, "threads": threads or None,
         "tune": tune or None, "seed": seed or None, "resume": resume,
         "keep_going": keep_going or None, "trust_pickle": trust_pickle or None,
