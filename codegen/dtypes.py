@@ -14,6 +14,8 @@ STORED = {
     torch.float64: "float64",
     torch.float16: "float16",
     torch.bfloat16: "uint16",
+    torch.float8_e4m3fn: "uint8",
+    torch.float8_e8m0fnu: "uint8",
     torch.int8: "int8",
     torch.uint8: "uint8",
     torch.int16: "int16",
@@ -28,6 +30,8 @@ HELD = {
     **STORED,
     torch.float16: "float32",
     torch.bfloat16: "float32",
+    torch.float8_e4m3fn: "float32",
+    torch.float8_e8m0fnu: "float32",
     torch.bool: "bool",
 }
 
@@ -50,7 +54,9 @@ def held(dtype: torch.dtype) -> str:
 
 
 def from_memory(value: Expr, dtype: torch.dtype) -> Expr:
-    """Turn what was loaded into the register form."""
+    """Turn what was loaded into the register form; float8 is a positive scale."""
+    if dtype in (torch.float8_e4m3fn, torch.float8_e8m0fnu):
+        return _scale(value, dtype)
     if dtype == torch.bool:
         return tirx.NE(value, const(0, dtype_of(value)))
     if dtype == torch.bfloat16:
@@ -59,8 +65,22 @@ def from_memory(value: Expr, dtype: torch.dtype) -> Expr:
     return cast(value, HELD[dtype])
 
 
+def _scale(value: Expr, dtype: torch.dtype) -> Expr:
+    """A float8 scale as float32: the exponent alone, or E4M3 without its sign."""
+    lanes = lanes_of(value)
+    u32, f32 = with_lanes("uint32", lanes), with_lanes("float32", lanes)
+    wide = cast(value, "uint32")
+    if dtype == torch.float8_e8m0fnu:
+        return tirx.reinterpret(f32, wide << const(23, u32))
+    normal = tirx.reinterpret(f32, (wide << const(20, u32)) + const((127 - 7) << 23, u32))
+    small = cast(wide, "float32") * const(2.0**-9, f32)
+    return tirx.Select(wide < const(8, u32), small, normal)
+
+
 def to_memory(value: Expr, dtype: torch.dtype) -> Expr:
     """Turn a register value into what is stored; bfloat16 rounds to nearest even."""
+    if dtype in (torch.float8_e4m3fn, torch.float8_e8m0fnu):
+        raise BuildError(f"kernels do not compute elements of type {dtype}")
     if dtype == torch.bfloat16:
         u32 = with_lanes("uint32", lanes_of(value))
         bits = tirx.reinterpret(u32, value)

@@ -23,7 +23,9 @@ def known(tensors: list[torch.Tensor | None], position: int) -> torch.Tensor:
 
 
 def as_array(tensor: torch.Tensor) -> np.ndarray:
-    """A numpy view; the bits of bfloat16 as uint16."""
+    """A numpy view; the bits of bfloat16 as uint16, those of float8 as uint8."""
+    if tensor.dtype in (torch.float8_e4m3fn, torch.float8_e8m0fnu):
+        return tensor.view(torch.uint8).numpy()
     bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
     return bits.numpy()
 
@@ -238,20 +240,39 @@ class PackGroups:
         width: Columns of a panel.
         bits: Width of a stored zero point; None for scales.
         groups: Groups per row.
+        columns: Columns of the weight.
     """
 
     weight: int
     width: int
     bits: int | None
     groups: int
+    columns: int
 
     def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
-        """Pack `tensors[weight]`; zero points take a byte each."""
+        """Pack `tensors[weight]`; zero points take a byte each, one of all columns one for each."""
         stored = known(tensors, self.weight)
         values = as_array(
             stored if self.bits is None else unpack_codes(stored, self.bits, self.groups)
         )
         planes = values.reshape(-1, *values.shape[-2:])
+        if planes.shape[1] == 1:
+            planes = np.repeat(planes, self.columns, axis=1)
         padded = np.pad(planes, ((0, 0), (0, -planes.shape[1] % self.width), (0, 0)))
         split = padded.reshape(len(planes), -1, self.width, self.groups)
         return np.ascontiguousarray(split.transpose(1, 3, 0, 2))
+
+
+@dataclass(frozen=True)
+class PackTable:
+    """Hands on the values of codes.
+
+    Attributes:
+        weight: Input position of them.
+    """
+
+    weight: int
+
+    def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
+        """`tensors[weight]`, float32 `[2 ** bits]`."""
+        return np.ascontiguousarray(known(tensors, self.weight).numpy())

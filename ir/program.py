@@ -33,6 +33,7 @@ DTYPE_NAMES: dict[torch.dtype, str] = {
     torch.uint64: "u64",
     torch.float8_e4m3fn: "f8e4m3",
     torch.float8_e5m2: "f8e5m2",
+    torch.float8_e8m0fnu: "f8e8m0",
 }
 DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 

@@ -85,6 +85,7 @@ class _LowbitBuilder:
         self.codes = self.function.param("packed", "codes", "uint8")
         self.scales = self.function.param("packed", "scales", stored(plan.scale_dtype))
         self.zeros = self.function.param("packed", "zeros", "uint8")
+        self.table = self.function.param("packed", "table", "float32")
         element = "int8" if plan.is_integer else "float32"
         self.tiles = self.function.param("temporary", "tiles", element)
         self.sums = self.function.param("temporary", "sums", "int32")
@@ -150,11 +151,12 @@ class _LowbitBuilder:
         totals = b.local("float32", tile.rows * plan.vectors * lanes, "total")
         for number in range(tile.rows * plan.vectors):
             b.store(totals, const(0.0, with_lanes("float32", lanes)), number * lanes)
-        whole, rest = divmod(plan.features, plan.group)
-        blocks = -(-plan.group // FEATURES)
+        together = max(plan.group, FEATURES) if plan.has_parts else plan.group
+        whole, rest = divmod(plan.features, together)
+        blocks = -(-together // FEATURES)
         with b.loop(0, whole, "group") as number:
             place = b.let(number * index(blocks * plan.planes))
-            self._group(tile, Group(number, place, plan.group), totals)
+            self._group(tile, Group(number, place, together), totals)
         if rest:
             place = index(whole * blocks * plan.planes)
             self._group(tile, Group(index(whole), place, rest), totals)
@@ -193,14 +195,34 @@ class _LowbitBuilder:
                 + group.block
                 + index(plane * blocks)
             )
-            meta = tile.panel * index(self.plan.groups) + group.number
-            meta = self.b.let(
-                (meta * index(self.plan.planes) + index(plane)) * index(self.plan.width)
-            )
+            if self.plan.has_parts:
+                self._parts(tile, group, totals, first)
+                continue
+            meta = self._meta(tile, group.number, plane)
             if self.plan.is_integer:
                 self._integer_plane(tile, group, totals, first, meta)
             else:
                 self._float_plane(tile, group, totals, first, meta)
+
+    def _meta(self, tile: Tile, number: Expr, plane: int) -> Expr:
+        """Where the scales of a group lie."""
+        plan = self.plan
+        meta = tile.panel * index(plan.groups) + number
+        return self.b.let((meta * index(plan.planes) + index(plane)) * index(plan.width))
+
+    def _parts(self, tile: Tile, group: Group, totals: tirx.Buffer, first: Expr) -> None:
+        """Add the products of a block whose features have several scales."""
+        plan, b = self.plan, self.b
+        codes = self._codes(tile, first, index(0))
+        base = b.let(group.number * index(FEATURES))
+        for part in range(-(-group.features // plan.group)):
+            number = group.number * index(FEATURES // plan.group) + index(part)
+            meta = self._meta(tile, number, 0)
+            products = self._cleared(tile)
+            begin = part * plan.group
+            for feature in range(begin, min(begin + plan.group, group.features)):
+                self._feature(tile, codes, base, feature, [], products)
+            self._scaled(tile, products, totals, meta)
 
     def _integer_plane(
         self, tile: Tile, group: Group, totals: tirx.Buffer, first: Expr, meta: Expr
@@ -291,9 +313,7 @@ class _LowbitBuilder:
         self, tile: Tile, group: Group, totals: tirx.Buffer, first: Expr, meta: Expr
     ) -> None:
         plan, b, lanes = self.plan, self.b, self.isa.lanes
-        products = b.local("float32", tile.rows * plan.vectors * lanes, "product")
-        for number in range(tile.rows * plan.vectors):
-            b.store(products, const(0.0, with_lanes("float32", lanes)), number * lanes)
+        products = self._cleared(tile)
         fixed = const(1 << (plan.bits - 1), with_lanes("int32", lanes))
         found = [self._zero_points(meta, vector) for vector in range(plan.vectors)]
         zeros = [fixed if zero is None else zero for zero in found]
@@ -302,19 +322,42 @@ class _LowbitBuilder:
             codes = self._codes(tile, first, block)
             base = b.let(group.number * index(plan.group) + block * index(FEATURES))
             for feature in range(features):
-                weights = [
-                    b.let(cast(one.feature(feature) - zero, "float32"))
-                    for one, zero in zip(codes, zeros, strict=True)
-                ]
-                for row in range(tile.rows):
-                    value = splat(b.let(tile.activations.number(base, feature, row)), lanes)
-                    for vector in range(plan.vectors):
-                        at = (row * plan.vectors + vector) * lanes
-                        total = load(products, at, lanes)
-                        total = self.isa.multiply_add(value, weights[vector], total)
-                        b.store(products, total, at)
+                self._feature(tile, codes, base, feature, zeros, products)
 
         self._blocks(group, multiply)
+        self._scaled(tile, products, totals, meta)
+
+    def _cleared(self, tile: Tile) -> tirx.Buffer:
+        """Room for the products of a group."""
+        lanes, count = self.isa.lanes, tile.rows * self.plan.vectors
+        products = self.b.local("float32", count * lanes, "product")
+        for number in range(count):
+            self.b.store(products, const(0.0, with_lanes("float32", lanes)), number * lanes)
+        return products
+
+    def _feature(
+        self, tile: Tile, codes: list[Block], base: Expr, feature: int, zeros: list[Expr],
+        products: tirx.Buffer,
+    ) -> None:  # fmt: skip
+        """Add the products of one feature."""
+        plan, b, lanes = self.plan, self.b, self.isa.lanes
+        found = [one.feature(feature) for one in codes]
+        if plan.has_table:
+            weights = [b.let(tirx.BufferLoad(self.table, [one])) for one in found]
+        else:
+            weights = [
+                b.let(cast(one - zero, "float32")) for one, zero in zip(found, zeros, strict=True)
+            ]
+        for row in range(tile.rows):
+            value = splat(b.let(tile.activations.number(base, feature, row)), lanes)
+            for vector in range(plan.vectors):
+                at = (row * plan.vectors + vector) * lanes
+                total = self.isa.multiply_add(value, weights[vector], load(products, at, lanes))
+                b.store(products, total, at)
+
+    def _scaled(self, tile: Tile, products: tirx.Buffer, totals: tirx.Buffer, meta: Expr) -> None:
+        """Add products times their scales to the totals."""
+        plan, b, lanes = self.plan, self.b, self.isa.lanes
         for vector in range(plan.vectors):
             scale = self._scale(meta, vector)
             for row in range(tile.rows):

@@ -9,7 +9,7 @@ from effc.codegen.access import Access
 from effc.codegen.families.product_plan import geometry_of
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import Pack
-from effc.codegen.pack import FEATURES, STEP, PackCodes, PackGroups
+from effc.codegen.pack import FEATURES, STEP, PackCodes, PackGroups, PackTable
 from effc.codegen.region import Region
 from effc.ir.errors import BuildError
 from effc.ir.opspec import op_name
@@ -33,6 +33,7 @@ class Plan:
         group: Features that share a scale.
         planes: How many planes add up to the weight.
         has_zero_points: Whether groups have zero points of their own.
+        has_table: Whether codes are looked up.
         scale_dtype: Of the scales.
         inputs: Accesses of all inputs over the epilogue's domain.
         outputs: Accesses of all outputs over the same domain.
@@ -57,6 +58,7 @@ class Plan:
     group: int
     planes: int
     has_zero_points: bool
+    has_table: bool
     scale_dtype: torch.dtype
     inputs: tuple[Access, ...]
     outputs: tuple[Access, ...]
@@ -87,6 +89,11 @@ class Plan:
     def groups(self) -> int:
         """Groups of a row; the last one may be smaller."""
         return -(-self.features // self.group)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether the features of a block have several scales."""
+        return self.group < min(FEATURES, self.features)
 
     @property
     def block_nbytes(self) -> int:
@@ -137,10 +144,12 @@ def plan_of(region: Region, isa: Isa) -> Plan:
     """
     anchor, geometry = geometry_of(region)
     geometry = {name: value for name, value in geometry.items() if name != "family"}
-    _, codes, scale, zero_point, bits, group = anchor.args
+    _, codes, scale, zero_point, bits, group = anchor.args[:6]
+    table = table_of(anchor)
     features = geometry["features"]
     group = min(group, features)
-    if group % FEATURES and group < features:
+    is_part = table is not None and FEATURES % group == 0
+    if group % FEATURES and group < features and not is_part:
         raise BuildError(f"groups of {group} features; kernels handle multiples of {FEATURES}")
     if features > MOST_FEATURES:
         raise BuildError(f"{features} features; low-bit kernels handle up to {MOST_FEATURES}")
@@ -153,6 +162,7 @@ def plan_of(region: Region, isa: Isa) -> Plan:
         "group": group,
         "planes": codes.meta["val"].shape[0] if codes.meta["val"].dim() == 3 else 1,
         "has_zero_points": zero_point is not None,
+        "has_table": table is not None,
         "scale_dtype": scale.meta["val"].dtype,
         "lanes": isa.lanes,
         "vectors": vectors,
@@ -162,17 +172,24 @@ def plan_of(region: Region, isa: Isa) -> Plan:
     return Plan(**known, **geometry, packed=_packed(region, plan))
 
 
+def table_of(anchor: fx.Node) -> fx.Node | None:
+    """The values of the codes, where they are looked up."""
+    return anchor.args[6] if len(anchor.args) > 6 else None
+
+
 def _packed(region: Region, plan: Plan) -> dict[str, Pack]:
     codes, scale, zero_point = plan.anchor.args[1:4]
     packed: dict[str, Pack] = {
         "codes": PackCodes(
             region.input_of(codes), plan.bits, plan.group, plan.features, plan.vectors, plan.lanes
         ),
-        "scales": PackGroups(region.input_of(scale), plan.width, None, plan.groups),
+        "scales": PackGroups(region.input_of(scale), plan.width, None, plan.groups, plan.columns),
     }
+    if (table := table_of(plan.anchor)) is not None:
+        packed["table"] = PackTable(region.input_of(table))
     if zero_point is not None:
         position = region.input_of(zero_point)
-        packed["zeros"] = PackGroups(position, plan.width, plan.bits, plan.groups)
+        packed["zeros"] = PackGroups(position, plan.width, plan.bits, plan.groups, plan.columns)
     return packed
 
 

@@ -23,43 +23,68 @@ def zero_points(scale: Tensor, zero_point: Tensor | None, bits: int) -> Tensor:
     return unpack_codes(zero_point, bits, scale.shape[-1])
 
 
+def per_feature(values: Tensor, group: int, features: int) -> Tensor:
+    """What every group has, for every feature: `[..., features]`."""
+    return values.repeat_interleave(group, -1)[..., :features]
+
+
 def _centred(
     codes: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group: int, features: int
 ) -> Tensor:
     """Codes without their zero points, int16 `[..., features]`."""
-    zeros = zero_points(scale, zero_point, bits).repeat_interleave(group, -1)[..., :features]
+    zeros = per_feature(zero_points(scale, zero_point, bits), group, features)
     return unpack_codes(codes, bits, features).to(torch.int16) - zeros.to(torch.int16)
 
 
 @torch.library.custom_op("effc::dequantize_grouped", mutates_args=())
 def dequantize_grouped(
-    codes: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group: int, features: int
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bits: int,
+    group: int,
+    features: int,
+    table: Tensor | None = None,
 ) -> Tensor:
     """The weight that codes stand for: the sum over planes of `(code - zero point) * scale`.
 
+    With a table it is that of `table[code] * scale`: small floats and code books.
+
     Args:
         codes: uint8 `[rows, nbytes]` or `[planes, rows, nbytes]`, packed as in `pack_codes`.
-        scale: float32 or bfloat16 `[..., rows, groups]`.
-        zero_point: uint8 `[..., rows, zero point nbytes]`, packed as codes are, one per group; None
+        scale: float32, bfloat16, or positive float8 (E4M3, E8M0), `[..., rows, groups]`, or
+            `[1, 1]` for one scale of the whole weight.
+        zero_point: uint8 `[..., rows, zero point nbytes]`, packed as codes are, one per scale; None
             for `2 ** (bits - 1)`.
         bits: Width of a code, 2 to 8.
         group: Features that share a scale.
         features: Codes per row.
+        table: float32 `[2 ** bits]`, finite; then there are no zero points.
 
     Returns:
         float32 `[rows, features]`.
     """
-    centred = _centred(codes, scale, zero_point, bits, group, features)
-    steps = scale.to(torch.float32).repeat_interleave(group, -1)[..., :features]
-    planes = centred.to(torch.float32) * steps
+    if table is None:
+        values = _centred(codes, scale, zero_point, bits, group, features).to(torch.float32)
+    else:
+        values = table[unpack_codes(codes, bits, features).to(torch.int64)]
+    planes = values * per_feature(scale.to(torch.float32), group, features)
     return planes if planes.dim() == 2 else planes.sum(0)
 
 
 @dequantize_grouped.register_fake
 def _(
-    codes: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group: int, features: int
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bits: int,
+    group: int,
+    features: int,
+    table: Tensor | None = None,
 ) -> Tensor:
     _check(codes, scale, zero_point, bits, group, features)
+    if table is not None and (zero_point is not None or table.shape != (1 << bits,)):
+        raise ValueError(f"a table {list(table.shape)} for codes of {bits} bits")
     return codes.new_empty((codes.shape[-2], features), dtype=torch.float32)
 
 
@@ -67,12 +92,15 @@ def _check(
     codes: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group: int, features: int
 ) -> None:
     groups = group_count(features, group)
-    stored = (*codes.shape[:-1], packed_nbytes(groups, bits))
+    is_whole = scale.shape == (1, 1) and codes.dim() == 2
+    if is_whole and group < features:
+        raise ValueError(f"one scale for groups of {group} of {features} features")
+    stored = (*(scale if is_whole else codes).shape[:-1], packed_nbytes(groups, bits))
     if not 2 <= bits <= 8:
         raise ValueError(f"codes of {bits} bits; there are 2 to 8")
     if codes.shape[-1] != packed_nbytes(features, bits):
         raise ValueError(f"{features} codes of {bits} bits in {codes.shape[-1]} bytes")
-    if scale.shape != (*codes.shape[:-1], groups):
+    if not is_whole and scale.shape != (*codes.shape[:-1], groups):
         raise ValueError(f"scales {list(scale.shape)} of {groups} groups per row of codes")
     if zero_point is not None and zero_point.shape != stored:
         raise ValueError(f"zero points {list(zero_point.shape)} are not {list(stored)}")
@@ -110,7 +138,13 @@ def _(x: Tensor, dims: list[int], limit: int, dtype: torch.dtype) -> tuple[Tenso
 
 @torch.library.custom_op("effc::linear_grouped", mutates_args=())
 def linear_grouped(
-    x: Tensor, codes: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group: int
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bits: int,
+    group: int,
+    table: Tensor | None = None,
 ) -> Tensor:
     """`x @ weight.T` of a weight as in `dequantize_grouped`, in float32.
 
@@ -121,17 +155,24 @@ def linear_grouped(
         zero_point: As in `dequantize_grouped`.
         bits: Width of a code.
         group: Features that share a scale.
+        table: As in `dequantize_grouped`.
 
     Returns:
         float32 `[..., rows]`.
     """
-    weight = dequantize_grouped(codes, scale, zero_point, bits, group, x.shape[-1])
+    weight = dequantize_grouped(codes, scale, zero_point, bits, group, x.shape[-1], table)
     return torch.nn.functional.linear(x, weight)
 
 
 @linear_grouped.register_fake
 def _(
-    x: Tensor, codes: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group: int
+    x: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bits: int,
+    group: int,
+    table: Tensor | None = None,
 ) -> Tensor:
     _check(codes, scale, zero_point, bits, group, x.shape[-1])
     return x.new_empty((*x.shape[:-1], codes.shape[-2]), dtype=torch.float32)
@@ -161,6 +202,7 @@ def linear_grouped_integer(
     weight = _centred(codes, scale, zero_point, bits, group, features).to(torch.float64)
     weight = weight.reshape(-1, *weight.shape[-2:])
     steps = scale.to(torch.float64).reshape(-1, *scale.shape[-2:])
+    steps = steps.expand(-1, codes.shape[-2], -1)
     wide = x.to(torch.float64)
     total = torch.zeros((*x.shape[:-1], codes.shape[-2]), dtype=torch.float32)
     for number, first in enumerate(range(0, features, group)):

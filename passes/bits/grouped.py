@@ -11,12 +11,24 @@ from effc.ir.encoding import pack_codes
 from effc.ir.ops.grouped import dequantize_grouped, group_count
 from effc.passes.base import PassContext
 from effc.passes.bits.layers import Layer
+from effc.passes.bits.rounding.gptq import DAMPING
+from effc.passes.bits.rounding.walk import Inputs
 from effc.passes.bits.weights import WeightObserver
 from effc.passes.calibrate.decibel import sqnr_db
 
 BLOCK_ELEMENTS = 1 << 20
 FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 SCALE = torch.bfloat16
+WHOLE = -1
+Scheme = Literal["int", "ternary", "e4m3", "e5m2", "nf4", "mxfp4", "mxfp8", "nvfp4"]
+SCHEMES = {
+    "e4m3": ("e4m3", "bfloat16", None),
+    "e5m2": ("e5m2", "bfloat16", None),
+    "nf4": ("nf4", "bfloat16", None),
+    "mxfp4": ("e2m1", "e8m0", 32),
+    "mxfp8": ("e4m3", "e8m0", 32),
+    "nvfp4": ("e2m1", "e4m3", 16),
+}  # values of codes, scales, features that share one where the format says so
 
 
 @dataclass(frozen=True)
@@ -24,23 +36,25 @@ class Format:
     """How a weight is stored.
 
     Attributes:
-        scheme: `int` codes, or two planes of `ternary` ones.
+        scheme: `int` codes, two planes of `ternary` ones, or a float format of `SCHEMES`.
         bits: Width of a code, 2 to 8; of a ternary one 2.
-        group: Features that share a scale; 0 for a whole row.
+        group: Features that share a scale; 0 for a whole row, -1 for the whole weight.
         symmetric: Whether 0.0 has the middle code in every group.
         observer: How the range of a group is chosen.
     """
 
-    scheme: Literal["int", "ternary"]
+    scheme: Scheme
     bits: int
     group: int
     symmetric: bool
     observer: WeightObserver
 
     def __str__(self) -> str:
-        rows = f"group {self.group}" if self.group else "row"
+        rows = {0: "row", WHOLE: "tensor"}.get(self.group, f"group {self.group}")
         if self.scheme == "ternary":
             return f"two ternary planes per {rows}"
+        if self.scheme in SCHEMES:
+            return f"{self.scheme} per {rows}"
         return f"int{self.bits} per {rows}, {'symmetric' if self.symmetric else 'asymmetric'}"
 
 
@@ -55,6 +69,7 @@ class Grouped:
         bits: Width of a code.
         group: Features that share a scale.
         features: Codes per row.
+        table: Values of codes, or None.
     """
 
     codes: Tensor
@@ -63,17 +78,25 @@ class Grouped:
     bits: int
     group: int
     features: int
+    table: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes stored."""
-        tensors = [one for one in (self.codes, self.scale, self.zero_point) if one is not None]
+        every = (self.codes, self.scale, self.zero_point, self.table)
+        tensors = [one for one in every if one is not None]
         return sum(one.numel() * one.element_size() for one in tensors)
 
     def restored(self) -> Tensor:
         """The weight the codes stand for, float32 `[out, in]`."""
         weight: Tensor = dequantize_grouped(
-            self.codes, self.scale, self.zero_point, self.bits, self.group, self.features
+            self.codes,
+            self.scale,
+            self.zero_point,
+            self.bits,
+            self.group,
+            self.features,
+            self.table,
         )
         return weight
 
@@ -100,7 +123,7 @@ class Rows:
     def group(self) -> int:
         """Features that share a scale, at most all of them."""
         features = self.weight.shape[1]
-        return min(self.form.group or features, features)
+        return features if self.form.group < 1 else min(self.form.group, features)
 
     def blocks(self, elements: int) -> Iterator[Tensor]:
         """The rows of the weight, about as many elements at once."""
@@ -111,16 +134,35 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Search:
+    """Options of methods that look at data.
+
+    Attributes:
+        act_order: Whether columns of large inputs are rounded first.
+        damping: Share of the mean diagonal of second moments added to it.
+        compensation: Share of the change that makes up for errors of the input.
+    """
+
+    act_order: bool = True
+    damping: float = DAMPING
+    compensation: float = 0.0
+
+
+@dataclass(frozen=True)
 class Job(Rows):
     """A weight to round, with what a strategy may want to know.
 
     Attributes:
         layer: Where it is used.
         ctx: Calibration data, seed and store.
+        inputs: What the layer reads; None without data.
+        search: Options of methods that look at data.
     """
 
     layer: Layer
     ctx: PassContext
+    inputs: Inputs | None = None
+    search: Search = Search()
 
 
 Rounding = Callable[[Job], Grouped]

@@ -2,6 +2,7 @@
 
 import operator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,39 +14,53 @@ from effc.ir.opspec import op_name
 from effc.ir.program import Program, attribute
 from effc.ir.provenance import label
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
-from effc.passes.bits.grouped import Format, Grouped, Job, Rounding, nearest
+from effc.passes.bits.grouped import SCHEMES, WHOLE, Format, Grouped, Job, Scheme, Search
 from effc.passes.bits.layers import KINDS, LATER, Layer, layer_names, weight_reason
-from effc.passes.bits.ternary import ternary
+from effc.passes.bits.rounding.gptq import DAMPING
+from effc.passes.bits.rounding.methods import METHODS, NEEDS_DATA, Method, rounded_by
+from effc.passes.bits.rounding.walk import Inputs, Walk
 from effc.passes.bits.weights import TensorKey, WeightObserver, tensor_key
 
 RULE = "quantize-weights"
+ROUNDINGS = METHODS
 LIMIT = 127
 MULTIPLE = 32
 WORDS: dict[str, dict[str, Any]] = {
     "symmetric": {"true": True, "false": False},
-    "scheme": {"int": "int", "ternary": "ternary"},
+    "scheme": {name: name for name in ("int", "ternary", *SCHEMES)},
 }
-ROUNDINGS: dict[str, Rounding] = {"nearest": nearest}
+Activations = Literal["auto", "int8", "float32"]
+Packed = dict[tuple[TensorKey, Format], tuple[Grouped, float]]
 
 
 @dataclass(frozen=True)
 class QuantizeWeights(Pass):
-    """Linear layers with weights of 2 to 8 bits, or of two ternary planes; needs no data.
+    """Linear layers with weights of 2 to 8 bits, of small floats, or of two ternary planes.
 
-    Neighbouring input features share a scale (bfloat16) and, if not symmetric, a zero point. The
-    result runs in PyTorch: a `dequantize_grouped` node feeds the layer, and lowering turns both
-    into a kernel that unpacks codes in registers.
+    Neighbouring input features share a scale and, if not symmetric, a zero point. The result runs
+    in PyTorch: a `dequantize_grouped` node feeds the layer, and lowering turns both into a kernel
+    that unpacks codes in registers.
 
     Attributes:
-        bits: Width of a code, 2 to 8; a ternary plane always takes 2.
-        group: Input features that share a scale, a multiple of 32; 0 for a whole row.
+        bits: Width of a code of `int`, 2 to 8.
+        group: Input features that share a scale, a multiple of 32; 0 for a whole row, -1 for the
+            whole weight. `mxfp4` and `mxfp8` have 32, `nvfp4` 16.
         symmetric: Whether 0.0 has the middle code in every group; else each has a zero point.
-        scheme: `int`, or two planes of codes in {-1, 0, 1} (PTQTP).
-        rounding: How codes of `int` are chosen.
+        scheme: `int`; two planes of codes in {-1, 0, 1} (PTQTP); float8 (`e4m3`, `e5m2`), NF4,
+            and the microscaling forms `mxfp4`, `mxfp8` (E4M3) and `nvfp4`, which processors without
+            such instructions look up in a table.
+        rounding: How codes are chosen: to the nearest, by HQQ (asymmetric `int` only), or by GPTQ,
+            which needs calibration data.
         weight_observer: How the range of a group is chosen.
+        act_order: For `gptq`: whether columns of large inputs go first.
+        damping: For `gptq`: share of the mean diagonal of the second moments added to it.
+        compensation: For `gptq`: share of the change of the weight that best makes up for what the
+            layers rounded before it did to its input (QEP).
+        sequential: For `gptq`: whether layers are rounded for what the rounded layers before them
+            compute, or for what the model in float computes.
         activations: `int8` rounds them per token around zero, with a scale found at run time: at 8
             bits their error is far below that of weights in 4, and sums of integers take a
-            quarter of the time; `float32` leaves them alone.
+            quarter of the time; `float32` leaves them alone; `auto` is `int8` for integer codes.
     """
 
     name: ClassVar[str] = RULE
@@ -53,22 +68,25 @@ class QuantizeWeights(Pass):
     bits: int = 4
     group: int = 32
     symmetric: bool = True
-    scheme: Literal["int", "ternary"] = "int"
-    rounding: Literal["nearest"] = "nearest"
+    scheme: Scheme = "int"
+    rounding: Method = "nearest"
     weight_observer: WeightObserver = "mse"
-    activations: Literal["int8", "float32"] = "int8"
+    act_order: bool = True
+    damping: float = DAMPING
+    compensation: float = 0.5
+    sequential: bool = True
+    activations: Activations = "auto"
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Quantize every method."""
         check_patterns(ctx, layer_names(program))
-        default = Format(self.scheme, self.bits, self.group, self.symmetric, self.weight_observer)
-        checked(default, f"pass {RULE}")
+        default = self._default()
         refusals: list[Refusal] = []
         notes: dict[str, dict[str, Any]] = {}
-        is_changed = False
+        is_changed, packed = False, self._with_data(program, ctx, default)
         for method in program.methods:
             editor = Editor(program, method, RULE)
-            writer = _Writer(editor, ctx, ROUNDINGS[self.rounding], self.activations == "int8")
+            writer = _Writer(editor, ctx, self, packed)
             for node in list(editor.graph.nodes):
                 if op_name(node) not in {*KINDS, *LATER}:
                     continue
@@ -82,6 +100,64 @@ class QuantizeWeights(Pass):
             is_changed |= editor.finish()
         return Outcome(is_changed, {"layers": notes}, tuple(refusals))
 
+    def rounded(self, layer: Layer, weight: torch.Tensor, form: Format, ctx: PassContext,
+                inputs: Inputs | None = None) -> tuple[Grouped, float]:  # fmt: skip
+        """A weight in codes, and their signal-to-noise ratio."""
+        if not bool(torch.isfinite(weight).all()):
+            where = f"weight {layer.weight.target} of {layer.name}"
+            raise ModelError(f"{where} holds NaN or infinite values; it cannot be quantized")
+        search = Search(self.act_order, self.damping, self.compensation)
+        job = Job(weight.detach(), form, layer, ctx, inputs, search)
+        found = rounded_by(self.rounding, job)
+        return found, found.sqnr_db(weight)
+
+    def _default(self) -> Format:
+        """The format of layers without a rule.
+
+        Raises:
+            UsageError: If options do not go together.
+        """
+        form = Format(self.scheme, self.bits, self.group, self.symmetric, self.weight_observer)
+        form = checked(form, f"pass {RULE}")
+        if self.rounding == "hqq" and (form.symmetric or form.scheme != "int"):
+            raise UsageError(f"pass {RULE}: rounding=hqq finds zero points; add symmetric=false")
+        if self.rounding != "nearest" and form.group == WHOLE:
+            raise UsageError(f"pass {RULE}: group={WHOLE} goes with rounding=nearest")
+        return form
+
+    def _with_data(self, program: Program, ctx: PassContext, default: Format) -> Packed:
+        """What is rounded by looking at data, layer after layer.
+
+        Raises:
+            UsageError: If there is no data.
+        """
+        packed: Packed = {}
+        if self.rounding not in NEEDS_DATA:
+            return packed
+        if ctx.calibration is None:
+            raise UsageError(f"pass {RULE}: rounding={self.rounding} needs data; give --calib")
+        module, wanted = program.forward, dict[fx.Node, Any]()
+        for node in module.graph.nodes:
+            form = form_of(label(node), ctx, default) if op_name(node) in KINDS else None
+            if form is not None and not _reason(node, ctx, form, module):
+                wanted[node] = partial(self._reached, program, ctx, form, node, packed)
+        is_paired = not self.sequential or self.compensation > 0
+        walk = Walk(program, ctx.calibration, is_paired)
+        walk.run(wanted)
+        return packed
+
+    def _reached(
+        self, program: Program, ctx: PassContext, form: Format, node: fx.Node, packed: Packed,
+        inputs: Inputs,
+    ) -> torch.Tensor:  # fmt: skip
+        """Round the weight of a layer the walk has reached; tied weights once."""
+        weight = attribute(program.forward, str(node.args[1].target))
+        key = tensor_key(weight), form
+        if key not in packed:
+            seen = inputs if self.sequential else inputs.in_float()
+            packed[key] = self.rounded(Layer(node, label(node), "linear"), weight, form, ctx, seen)
+        return packed[key][0].restored()
+
 
 def checked(form: Format, where: str) -> Format:
     """The same format.
@@ -91,9 +167,11 @@ def checked(form: Format, where: str) -> Format:
     """
     if not 2 <= form.bits <= 8:
         raise UsageError(f"{where}: bits={form.bits}; there are 2 to 8")
-    if form.group < 0 or form.group % MULTIPLE:
+    fixed = SCHEMES[form.scheme][2] if form.scheme in SCHEMES else None
+    is_group = form.group >= WHOLE and (form.group < 1 or form.group % MULTIPLE == 0)
+    if fixed is None and not is_group:
         raise UsageError(f"{where}: group={form.group} is no multiple of {MULTIPLE}; 0 is a row")
-    return form
+    return form if fixed is None else replace(form, group=fixed)
 
 
 def form_of(name: str, ctx: PassContext, default: Format) -> Format | None:
@@ -149,26 +227,22 @@ class _Writer:
 
     editor: Editor
     ctx: PassContext
-    rounding: Rounding
-    rounds_activations: bool
-    _packed: dict[tuple[TensorKey, Format], tuple[Grouped, float]] = field(default_factory=dict)
+    options: QuantizeWeights
+    packed: Packed
     _nodes: dict[tuple[TensorKey, Format], list[fx.Node | None]] = field(default_factory=dict)
     _codes: dict[fx.Node, fx.Node] = field(default_factory=dict)
 
     def write(self, layer: Layer, form: Format, notes: dict[str, dict[str, Any]]) -> None:
         """Let a layer read a dequantized weight, and note what was done."""
         tensor = attribute(self.editor.module, str(layer.weight.target))
-        if not bool(torch.isfinite(tensor).all()):
-            where = f"weight {layer.weight.target} of {layer.name}"
-            raise ModelError(f"{where} holds NaN or infinite values; it cannot be quantized")
         found, decibel = self._grouped(layer, tensor, form)
-        operands = self._operands(layer, found, form)
+        *operands, table = self._operands(layer, found, form)
         dequantize, node = torch.ops.effc.dequantize_grouped.default, layer.node
-        settings = (found.bits, found.group, found.features)
+        settings = (found.bits, found.group, found.features, *([] if table is None else [table]))
         weight = self.editor.call(node, dequantize, *operands, *settings, before=node)
-        value = layer.value
+        value, rounds = layer.value, self._rounds_activations(form)
         self.editor.set_argument(node, 1, weight)
-        if self.rounds_activations:
+        if rounds:
             self.editor.set_argument(node, 0, self._rounded(value))
         name, number = layer.name, 1
         while name in notes:
@@ -178,23 +252,27 @@ class _Writer:
             "weight": str(form),
             "weight_sqnr_db": round(decibel, 2) if abs(decibel) < float("inf") else None,
             "weight_nbytes": found.nbytes,
-            "activation": "dynamic int8 per token" if self.rounds_activations else "float32",
+            "activation": "dynamic int8 per token" if rounds else "float32",
+            **({} if found.table is None else {"kernel": "codes are looked up in a table"}),
         }
+
+    def _rounds_activations(self, form: Format) -> bool:
+        mode = self.options.activations
+        return mode == "int8" or (mode == "auto" and form.scheme in ("int", "ternary"))
 
     def _grouped(self, layer: Layer, tensor: torch.Tensor, form: Format) -> tuple[Grouped, float]:
         key = tensor_key(tensor), form
-        if key not in self._packed:
-            rounding = ternary if form.scheme == "ternary" else self.rounding
-            found = rounding(Job(tensor.detach(), form, layer, self.ctx))
-            self._packed[key] = found, found.sqnr_db(tensor)
-        return self._packed[key]
+        if key not in self.packed:
+            self.packed[key] = self.options.rounded(layer, tensor, form, self.ctx)
+        return self.packed[key]
 
     def _operands(self, layer: Layer, found: Grouped, form: Format) -> list[fx.Node | None]:
         """Nodes that read codes, scales and zero points, named after the weight."""
         path, like = str(layer.weight.target), layer.weight
         key = tensor_key(attribute(self.editor.module, path)), form
         if key not in self._nodes:
-            parts = {"codes": found.codes, "scale": found.scale, "zero_point": found.zero_point}
+            parts = {"codes": found.codes, "scale": found.scale,
+                     "zero_point": found.zero_point, "table": found.table}  # fmt: skip
             self._nodes[key] = [
                 None if part is None else self.editor.weight(f"{path}_{name}", part, like=like)
                 for name, part in parts.items()

@@ -36,10 +36,11 @@ class GroupedProduct:
         """The product with codes, then the activations' scale and the bias."""
         new = Chain(editor, node)
         bias = node.args[2] if len(node.args) > 2 else None
-        *operands, _ = node.args[1].args
-        codes, scale = _integer_activations(node.args[0])
+        *operands, _ = node.args[1].args[:6]
+        table = [one for one in node.args[1].args[6:] if one is not None]
+        codes, scale = (None, None) if table else _integer_activations(node.args[0])
         if codes is None:
-            total = new(effc.linear_grouped.default, node.args[0], *operands)
+            total = new(effc.linear_grouped.default, node.args[0], *operands, *table)
             result = total if bias is None else new(aten.add.Tensor, total, bias)
         else:
             total = new(effc.linear_grouped_integer.default, codes, *operands)

@@ -199,3 +199,56 @@ def test_instructions(tmp_path):
         found[target] = [name for name in ("vpmaddubsw", "vpdpbusd") if name in code]
     expected = {"x86-64-v3": ["vpmaddubsw"], "x86-64-v4": ["vpmaddubsw"], "znver4": ["vpdpbusd"]}
     assert found == expected
+
+
+class Looked(nn.Module):
+    """A product with codes that a table gives values."""
+
+    def __init__(self, case: Case, scale: torch.dtype, is_whole: bool = False) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(case.features + case.bits)
+        groups = 1 if is_whole else -(-case.features // case.group)
+        shape = (1, 1) if is_whole else (case.columns, groups)
+        codes = torch.randint(0, 1 << case.bits, (case.columns, case.features), generator=generator)
+        values = torch.rand(shape, generator=generator) * 4
+        exponents = torch.exp2(torch.randint(-9, 9, shape, generator=generator).float())
+        self.register_buffer("codes", pack_codes(codes, case.bits))
+        exact = exponents if scale == torch.float8_e8m0fnu else values
+        self.register_buffer("scale", exact.to(scale))
+        self.register_buffer("table", torch.randn(1 << case.bits, generator=generator))
+        self.settings = case.bits, case.features if is_whole else case.group
+
+    def forward(self, x: Tensor) -> Tensor:
+        operands = x, self.codes, self.scale, None
+        return OPS.linear_grouped(*operands, *self.settings, self.table)
+
+
+TABLES = [(4, 32, torch.float8_e8m0fnu), (8, 32, torch.float8_e8m0fnu), (4, 64, torch.bfloat16),
+          (4, 16, torch.float8_e4m3fn), (8, 512, torch.bfloat16)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bits", "group", "scale"), TABLES)
+def test_tables(compiled, target, bits, group, scale):
+    cases = [Case(rows, features, 40, bits, group) for rows in (1, 9) for features in (24, 96, 200)]
+    modules = nn.ModuleList(Looked(case, scale) for case in cases)
+    whole = Looked(Case(2, 96, 40, bits, 96), torch.bfloat16, is_whole=True)
+    modules.append(whole)
+    xs = [activations(case.rows, case.features, integer=False) for case in cases]
+    xs.append(activations(2, 96, integer=False))
+    several = Several([])
+    several.products = modules
+    program = program_of(torch.export.export(several, tuple(xs), strict=False), "tables")
+    names = [spec.name for spec in program.signature.inputs]
+    compiled(program, target=target).check(dict(zip(names, xs, strict=True)), SUMS)
+
+
+def test_small_scales_of_a_block(compiled, target):
+    """E4M3 scales below its normal numbers, which are subnormal."""
+    module = Looked(Case(1, 64, 16, 4, 16), torch.float8_e4m3fn)
+    module.scale = (torch.rand(16, 4) * 2.0**-6).to(torch.float8_e4m3fn)
+    x = activations(1, 64, integer=False)
+    several = Several([])
+    several.products = nn.ModuleList([module])
+    program = program_of(torch.export.export(several, (x,), strict=False), "small")
+    name = program.signature.inputs[0].name
+    compiled(program, target=target).check({name: x}, SUMS)

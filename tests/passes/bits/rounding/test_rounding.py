@@ -10,8 +10,10 @@ from effc.passes.bits.metrics.second_moments import grouped, moments_of
 from effc.passes.bits.rounding import gptq
 from effc.passes.bits.rounding.awq import Awq
 from effc.passes.bits.rounding.clipping import SHARES, Clipped
+from effc.passes.bits.rounding.codecs import IntegerCodec
+from effc.passes.bits.rounding.fitted import nearest_fit
 from effc.passes.bits.rounding.gptq import Gptq, upper_inverse
-from effc.passes.bits.rounding.grid import asymmetric, symmetric
+from effc.passes.bits.rounding.grid import asymmetric
 from effc.passes.bits.rounding.hqq import Hqq
 from effc.passes.bits.rounding.strategies import ROUNDINGS, rounded_weight
 
@@ -36,19 +38,46 @@ def nearest(values, scale, largest):
     return np.clip(np.round(values / scale), -largest, largest) * scale
 
 
-def eliminated(weight, moment, bits, group, order, own_scales):
+def bfloat16(value):
+    return float(torch.tensor(value if abs(value) > 1e-38 else 1.0).to(torch.bfloat16))
+
+
+def best_range(part, worth, bits, is_symmetric):
+    """The scale and zero point of least weighed error, value by value."""
+    middle, most = 2 ** (bits - 1), 2**bits - 1
+    shares = [1.0 - 0.02 * step for step in range(26)]
+    largest, sign = np.abs(part).max(), -1.0 if part.max() >= np.abs(part).max() else 1.0
+    low, high = min(part.min(), 0), max(part.max(), 0)
+    if is_symmetric:
+        tried = [(bfloat16(largest * share / (middle - 1)), middle) for share in shares]
+        tried += [(bfloat16(sign * largest * share / middle), middle) for share in shares]
+    else:
+        scales = [(bfloat16((high - low) * share / most), share) for share in shares]
+        tried = [(s, np.clip(np.round(-low * share / s), 0, most)) for s, share in scales]
+    errors = [
+        sum(w * (on_grid(x, s, z, most) - x) ** 2 for x, w in zip(part, worth, strict=True))
+        for s, z in tried
+    ]
+    return tried[int(np.argmin(errors))]
+
+
+def on_grid(value, scale, zero, most):
+    return (np.clip(np.round(value / scale) + zero, 0, most) - zero) * scale
+
+
+def eliminated(weight, moment, bits, group, order, is_symmetric=True):
     """Optimal brain quantization: one column at a time, the inverse shrunk by elimination."""
-    largest = 2 ** (bits - 1) - 1
     inverse = np.linalg.inv(moment + 0.01 * np.diag(moment).mean() * np.eye(COLUMNS))
-    work, found, scales = weight.copy(), np.zeros_like(weight), {}
+    work, found, ranges = weight.copy(), np.zeros_like(weight), {}
     left = list(order)
     for column in order:
         number = column // group
-        if number not in scales:
-            source = work if own_scales else weight
-            part = source[:, number * group : (number + 1) * group]
-            scales[number] = np.abs(part).max(1) / largest
-        found[:, column] = nearest(work[:, column], scales[number], largest)
+        here = slice(number * group, (number + 1) * group)
+        if number not in ranges:
+            worth = np.diag(moment)[here]
+            ranges[number] = [best_range(row[here], worth, bits, is_symmetric) for row in work]
+        for row, (scale, zero) in enumerate(ranges[number]):
+            found[row, column] = on_grid(work[row, column], scale, zero, 2**bits - 1)
         error = (work[:, column] - found[:, column]) / inverse[column, column]
         for other in left:
             work[:, other] = work[:, other] - error * inverse[column, other]
@@ -64,19 +93,22 @@ def eliminated(weight, moment, bits, group, order, own_scales):
 def test_gptq(layer, bits, group, block):
     weight, moment = layer
     found = Gptq(bits, group, block=block).rounded(weight, moment)
-    expected = eliminated(weight, moment, bits, group, range(COLUMNS), True)
+    expected = eliminated(weight, moment, bits, group, range(COLUMNS))
     np.testing.assert_allclose(found, expected, atol=1e-9)
-    plain = symmetric(weight, bits, group).rounded(weight)
-    if bits > 2:
-        assert output_error(weight, found, moment) < output_error(weight, plain, moment)
+    plain = nearest_fit(IntegerCodec(bits), weight, group).restored()
+    assert output_error(weight, found, moment) < output_error(weight, plain, moment)
 
 
+@pytest.mark.parametrize("is_symmetric", [True, False])
 @pytest.mark.parametrize("block", [3, 128])
-def test_gptq_with_columns_of_large_inputs_first(layer, block):
+def test_gptq_with_columns_of_large_inputs_first(layer, block, is_symmetric):
     weight, moment = layer
-    order = np.argsort(-np.diag(moment), kind="stable")
-    found = Gptq(3, 5, act_order=True, block=block).rounded(weight, moment)
-    expected = eliminated(weight, moment, 3, 5, [int(one) for one in order], False)
+    size = np.diag(moment)
+    groups = sorted(range(4), key=lambda number: -size[number * 5 : number * 5 + 5].sum())
+    order = [c for g in groups for c in sorted(range(g * 5, g * 5 + 5), key=lambda c: -size[c])]
+    codec = IntegerCodec(3, is_symmetric)
+    found = Gptq(3, 5, act_order=True, block=block, codec=codec).rounded(weight, moment)
+    expected = eliminated(weight, moment, 3, 5, order, is_symmetric)
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
