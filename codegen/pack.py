@@ -240,14 +240,14 @@ class PackGroups:
         width: Columns of a panel.
         bits: Width of a stored zero point; None for scales.
         groups: Groups per row.
-        columns: Columns of the weight.
+        columns: Columns that read what is stored for one.
     """
 
     weight: int
     width: int
     bits: int | None
     groups: int
-    columns: int
+    columns: int = 1
 
     def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
         """Pack `tensors[weight]`; zero points take a byte each, one of all columns one for each."""
@@ -256,7 +256,7 @@ class PackGroups:
             stored if self.bits is None else unpack_codes(stored, self.bits, self.groups)
         )
         planes = values.reshape(-1, *values.shape[-2:])
-        if planes.shape[1] == 1:
+        if planes.shape[1] < self.columns:
             planes = np.repeat(planes, self.columns, axis=1)
         padded = np.pad(planes, ((0, 0), (0, -planes.shape[1] % self.width), (0, 0)))
         split = padded.reshape(len(planes), -1, self.width, self.groups)
