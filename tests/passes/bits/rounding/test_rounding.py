@@ -13,7 +13,7 @@ from effc.passes.bits.rounding.clipping import SHARES, Clipped
 from effc.passes.bits.rounding.codecs import IntegerCodec
 from effc.passes.bits.rounding.fitted import nearest_fit
 from effc.passes.bits.rounding.gptq import Gptq, upper_inverse
-from effc.passes.bits.rounding.grid import asymmetric
+from effc.passes.bits.rounding.grid import asymmetric, symmetric
 from effc.passes.bits.rounding.hqq import Hqq
 from effc.passes.bits.rounding.strategies import ROUNDINGS, rounded_weight
 
