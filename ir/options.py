@@ -38,3 +38,14 @@ def tuning_database() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "effc" / "tuning.jsonl"
+
+
+def worker() -> tuple[int, int]:
+    """This process's number and how many train together (`RANK`, `WORLD_SIZE` of `torchrun`)."""
+    rank, world = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE"))
+    return (int(rank), int(world)) if rank.isdigit() and world.isdigit() else (0, 1)
+
+
+def is_first_worker() -> bool:
+    """Whether this process, of those that train together, is the one that writes results."""
+    return worker()[0] == 0

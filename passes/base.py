@@ -37,6 +37,7 @@ class PassContext:
         sizes: Values of symbolic dimensions for such estimates; none for the usual ones.
         timing: Measured times of layers in number formats, where there are any.
         progress: Called with a stage, the steps done and the steps in all.
+        original: The program before the first pass; the manager fills it in.
     """
 
     target: Target | None = None
@@ -52,6 +53,7 @@ class PassContext:
     sizes: Mapping[str, int] = field(default_factory=dict)
     timing: Timing | None = None
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None
+    original: Program | None = None
 
     def rng(self, name: str) -> np.random.Generator:
         """A generator of random numbers that depends on the seed and a name only."""

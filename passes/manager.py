@@ -1,7 +1,7 @@
 """Runs a pipeline: verification around every pass, checked claims, instruments, a row each."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from effc.ir.errors import EffcError, VerifyError
 from effc.ir.program import Program
@@ -51,6 +51,7 @@ class PassManager:
             VerifyError: If a pass breaks a rule or misreports whether it changed anything.
         """
         ctx = ctx or PassContext()
+        ctx = ctx if ctx.original else replace(ctx, original=program)
         current, hashes = program.clone(), WeightHashes()
         verify(current)
         rows: list[PassRow] = []

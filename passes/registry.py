@@ -24,6 +24,7 @@ PASSES: dict[str, str] = {
     "bfloat16": "effc.passes.bits.bfloat16:Bfloat16",
     "quantize": "effc.passes.bits.quantize:Quantize",
     "quantize-weights": "effc.passes.bits.quantize_weights:QuantizeWeights",
+    "recover": "effc.passes.recover.recover:Recover",
     "canonicalize": "effc.passes.clean.canonicalize:Canonicalize",
     "fold-constants": "effc.passes.clean.fold_constants:FoldConstants",
     "fold-identities": "effc.passes.clean.fold_identities:FoldIdentities",

@@ -1,7 +1,8 @@
 """Golden texts: a small program, a pipeline line, and the program it gives.
 
 A case is a file `<pass>/<case>.py` with `PIPELINE`, `program()` and, if outputs are rounded,
-`TOLERANCE`. `pytest tests/golden --rewrite-golden` writes the texts; review the diff like code.
+`TOLERANCE`, and `calibration()` where the pass needs data. `pytest tests/golden --rewrite-golden`
+writes the texts; review the diff like code.
 """
 
 import re
@@ -14,6 +15,7 @@ import pytest
 from effc.ir.program import Program
 from effc.ir.testing import EXACT, assert_same_outputs
 from effc.ir.text import program_text
+from effc.passes.base import PassContext
 from effc.passes.manager import PassManager
 from effc.passes.registry import PASSES, pass_text
 
@@ -29,7 +31,8 @@ def case_id(path: Path) -> str:
 def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
     case = run_path(str(path))
     program: Program = case["program"]()
-    found, after = text_of(program, case["PIPELINE"])
+    data = case["calibration"]() if "calibration" in case else None
+    found, after = text_of(program, case["PIPELINE"], data)
     expected = path.with_suffix(".txt")
     if request.config.getoption("--rewrite-golden"):
         expected.write_text(found)
@@ -49,9 +52,9 @@ def test_every_clean_pass_has_two_cases() -> None:
     assert {name: count for name, count in counts.items() if count < 2} == {}
 
 
-def text_of(program: Program, pipeline: str) -> tuple[str, Program]:
+def text_of(program: Program, pipeline: str, data: Any = None) -> tuple[str, Program]:
     """Both texts with the pipeline between, weights numbered by content, and the program made."""
-    report = PassManager.parse(pipeline).run(program)
+    report = PassManager.parse(pipeline).run(program, PassContext(calibration=data))
     parts = [program_text(program), f"--- {pipeline} ---\n", *refusal_lines(report.rows)]
     return numbered("".join([*parts, program_text(report.program)])), report.program
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from effc.ir import options
 from effc.ir.data import open_data
 from effc.ir.errors import UsageError
 from effc.ir.export.pt2 import save_program
@@ -19,7 +20,7 @@ from effc.passes.instruments import CompareOutputs, CostChange, Dump, Instrument
 from effc.passes.manager import PassManager
 from effc.passes.registry import pass_text
 from effc.passes.report import PipelineReport
-from effc.preparation import check_names, one_stage
+from effc.preparation import STORE, check_names, one_stage
 from effc.progress import Progress, no_progress
 from effc.recipe import Recipe
 
@@ -81,6 +82,7 @@ class Optimisation:
             target=target,
             calibration=data,
             seed=recipe.seed,
+            store=options.cache_folder() / STORE if recipe.resume else None,
             exclude=tuple(recipe.exclude),
             rules=recipe.rules,
             progress=one_stage("passes", self.manager.passes, self.progress),

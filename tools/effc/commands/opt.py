@@ -72,6 +72,7 @@ def _bisect(recipe: "Recipe", command: str) -> None:
 
 
 def _optimise(recipe: "Recipe", views: "Views", out: str | None, as_json: bool) -> None:
+    from effc.ir import options
     from effc.ir.export.pt2 import save_program
     from effc.ir.text import program_text
     from effc.optimise import Optimisation
@@ -82,6 +83,8 @@ def _optimise(recipe: "Recipe", views: "Views", out: str | None, as_json: bool) 
         optimisation = Optimisation(recipe, progress)
         optimisation.open()
         report = optimisation.run(views)
+    if not options.is_first_worker():
+        return
     if out:
         save_program(report.program, Path(out))
     _print_notes(optimisation)
