@@ -69,8 +69,8 @@ class Backend(Protocol):
     def peaks(self, target: Target, threads: int) -> dict[str, Any] | None:
         """What the machine reaches at most, measured; None where that is not known."""
 
-    def open(self, folder: Path, manifest: Any, threads: int) -> Session:
-        """Open what `build` made."""
+    def open(self, folder: Path, manifest: Any, threads: int, bits: int = 0) -> Session:
+        """Open what `build` made; with `bits`, that width of an elastic artifact's weights."""
 
 
 def backend_of(name: str) -> Backend:

@@ -23,13 +23,16 @@ class Model:
         threads: How many threads to use; 0 for what it was built for, or as many as there are
             processors, if fewer.
         check: Whether to compare every file with its digest first.
+        bits: Which width of an elastic artifact's weights; 0 for the stored one.
 
     Raises:
         ArtifactError: If the artifact is damaged or was built for another machine.
-        UsageError: If `threads` is negative.
+        UsageError: If `threads` is negative, or the artifact does not offer that width.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0, check: bool = True) -> None:
+    def __init__(
+        self, folder: str | Path, threads: int = 0, check: bool = True, bits: int = 0
+    ) -> None:
         if threads < 0:
             raise UsageError(f"threads is {threads}; give a number of threads, or 0 for the usual")
         self.folder = Path(folder)
@@ -38,7 +41,7 @@ class Model:
         self.signature = self.manifest.signature
         self.symbols = self.manifest.ranges
         backend = backend_of(self.manifest.backend)
-        self.session: Session = backend.open(self.folder, self.manifest, threads)
+        self.session: Session = backend.open(self.folder, self.manifest, threads, bits)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Run the model.

@@ -22,6 +22,7 @@ PASSES: dict[str, str] = {
     "lower-integer": "effc.passes.lower.integer:LowerInteger",
     "allocate-bits": "effc.passes.bits.allocate_bits:AllocateBits",
     "bfloat16": "effc.passes.bits.bfloat16:Bfloat16",
+    "narrow-weights": "effc.passes.bits.narrow_weights:NarrowWeights",
     "quantize": "effc.passes.bits.quantize:Quantize",
     "quantize-weights": "effc.passes.bits.quantize_weights:QuantizeWeights",
     "recover": "effc.passes.recover.recover:Recover",

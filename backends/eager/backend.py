@@ -41,8 +41,15 @@ class EagerBackend:
     def peaks(self, target: Target, threads: int) -> None:
         """Not known."""
 
-    def open(self, folder: Path, manifest: Manifest, threads: int) -> "EagerSession":
-        """Load `model.pt2`."""
+    def open(self, folder: Path, manifest: Manifest, threads: int, bits: int = 0) -> "EagerSession":
+        """Load `model.pt2`.
+
+        Raises:
+            ArtifactError: If it is not there.
+            UsageError: If a width of the weights is asked for.
+        """
+        if bits:
+            raise UsageError(f"{folder} runs in PyTorch: its weights have one width")
         if MODEL not in manifest.files:
             raise ArtifactError(f"{folder} is incomplete: its manifest lists no {MODEL}")
         return EagerSession(folder / MODEL)

@@ -38,6 +38,6 @@ class CpuBackend:
 
         return vars(measured_peaks(target, threads))
 
-    def open(self, folder: Path, manifest: Manifest, threads: int) -> CpuSession:
-        """Load the library."""
-        return CpuSession(folder, manifest, threads)
+    def open(self, folder: Path, manifest: Manifest, threads: int, bits: int = 0) -> CpuSession:
+        """Load the library, or that of another width of the weights."""
+        return CpuSession(folder, manifest, threads, bits)

@@ -6,6 +6,7 @@ import numpy as np
 
 from effc.backends.artifact import Manifest
 from effc.backends.runner import output_arrays
+from effc.backends.tvm_cpu.elastic import WIDE, derived_file, width_of
 from effc.backends.tvm_cpu.library import Library
 from effc.ir import options
 from effc.ir.errors import ArtifactError
@@ -22,12 +23,14 @@ class CpuSession:
         manifest: Its description.
         threads: How many threads to use; 0 for what it was built for, or as many as there are
             processors, if fewer.
+        bits: Which width of an elastic artifact's weights; 0 for the stored one.
 
     Raises:
         ArtifactError: If it cannot be loaded here.
+        UsageError: If it does not offer that width.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, threads: int, bits: int = 0) -> None:
         for name in (LIBRARY, WEIGHTS):
             if name not in manifest.files:
                 raise ArtifactError(f"{folder} is incomplete: its manifest lists no {name}")
@@ -35,7 +38,20 @@ class CpuSession:
         self._ranges = manifest.ranges
         self._weight_nbytes = manifest.files[WEIGHTS].nbytes
         threads = threads or min(manifest.threads, options.default_threads())
-        self._library = Library(folder / LIBRARY, folder / WEIGHTS, threads)
+        if bits in (0, WIDE):
+            self._library = Library(folder / LIBRARY, folder / WEIGHTS, threads)
+        else:
+            self._library = self._narrow(folder, threads, bits)
+
+    def _narrow(self, folder: Path, threads: int, bits: int) -> Library:
+        """The library of a width, with weights derived from the stored ones."""
+        library = folder / width_of(folder, bits).library
+        weights = derived_file(folder, bits)
+        try:
+            self._weight_nbytes = weights.stat().st_size
+            return Library(library, weights, threads)
+        finally:
+            weights.unlink()  # what is mapped stays
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once on checked inputs."""

@@ -97,18 +97,20 @@ def compile(
     return Compilation(make_recipe({**texts, **settings}), sources, progress).run(out)
 
 
-def load(folder: str | Path, *, threads: int = 0, check: bool = True) -> Model:
+def load(folder: str | Path, *, threads: int = 0, check: bool = True, bits: int = 0) -> Model:
     """Load an artifact.
 
     Args:
         folder: The artifact.
         threads: How many threads to use; 0 for what it was built for.
         check: Whether to compare every file with its digest first.
+        bits: Which width of the weights of an artifact compiled with `elastic`; 0 for the widest.
 
     Raises:
+        UsageError: If it does not offer that width.
         ArtifactError: If it is damaged or was built for another machine.
     """
-    return Model(folder, threads, check)
+    return Model(folder, threads, check, bits)
 
 
 def _share(value: str | float | None) -> str | None:

@@ -11,6 +11,7 @@ from effc.backends.measure import interleaved
 from effc.backends.staging import RESULT, replacing
 from effc.candidate import Candidate, build_candidate, check_outputs, start_of
 from effc.codegen.schedule import Chosen, nothing_chosen
+from effc.elastic import widened
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
 from effc.metrics import Scores, called, quality
@@ -46,6 +47,7 @@ class Compilation:
         trials: What was built and evaluated on the way, for the report.
         started: When it began, on the clock of `time.perf_counter`.
         timing: Measured times of layers in number formats, once a plan needs them.
+        widths: What is known of every narrower width of an elastic artifact.
     """
 
     recipe: Recipe
@@ -55,6 +57,7 @@ class Compilation:
     trials: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     timing: Timing | None = None
+    widths: list[dict[str, Any]] = field(default_factory=list)
     _batches: int = 0
 
     def run(self, out: str | Path) -> Artifact:
@@ -70,6 +73,7 @@ class Compilation:
             verdict = self._judged(best)
             if verdict.problems and not self.recipe.keep_going:
                 raise verdict.error(self._keep(best, verdict, Path(out)))
+            self.widths = widened(self, best, scratch)
             self._write(best, verdict, scratch / RESULT)
         return Artifact(out)
 
@@ -128,7 +132,7 @@ class Compilation:
         original = prepared.clean.program if candidate.is_changed else None
         check_outputs(candidate, prepared.inputs, original)
         self.progress(stage, 1, 1)
-        candidate.scores = self._scores(candidate)
+        candidate.scores = self.scores_of(candidate)
         return candidate
 
     def _open_tuning(self) -> None:
@@ -168,7 +172,7 @@ class Compilation:
         first = self.tried(report, scratch / COMPILED, COMPILED)
         return repaired(self, first, report, scratch)
 
-    def _scores(self, candidate: Candidate) -> Scores:
+    def scores_of(self, candidate: Candidate) -> Scores:
         """Task quality, if there is data and a metric, or a function that measures it."""
         prepared, stage = self.prepared, f"evaluate {candidate.name}"
         if self.sources.evaluate is not None:

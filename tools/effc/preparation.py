@@ -30,10 +30,11 @@ from effc.passes.plan.timing import Timing
 from effc.passes.registry import parse_pipeline, pipeline_text
 from effc.passes.report import PipelineReport
 from effc.progress import Progress
-from effc.recipe import Recipe
+from effc.recipe import DEFAULT_PASSES, Recipe
 from effc.sample import sample_inputs, sample_sizes
 
 STORE = "store"
+ELASTIC_PASSES = "quantize-weights{bits=8}"
 MANAGER_STAGE = "passes"
 
 
@@ -167,6 +168,8 @@ def prepare(recipe: Recipe, sources: Sources, progress: Progress, notes: list[st
     target = Target.parse(recipe.target)
     if recipe.threads:
         target = replace(target, cores=recipe.threads)
+    if recipe.elastic and recipe.passes == DEFAULT_PASSES:
+        recipe = recipe.model_copy(update={"passes": ELASTIC_PASSES})
     passes = parse_pipeline(recipe.passes) if sources.passes is None else tuple(sources.passes)
     check_rules(passes, recipe.rules)
     drop = DropBudget.parse(recipe.max_drop) if recipe.max_drop else None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from effc.ir.errors import UsageError
 
 DEFAULT_PASSES = "quantize"
+WIDEST, LEAST_BITS = 8, 2
 PLACES = ("model", "calib", "eval", "tokenizer")
 
 
@@ -27,6 +28,7 @@ class Recipe(BaseModel):
         max_drop: Largest loss of quality: `1%` of the baseline's, or `0.5pt` (hundredths).
         max_size: Largest size: `3MB`, or `25%` of the baseline's.
         max_latency: Longest run: `5ms`, or `60%` of the baseline's.
+        elastic: Widths the weights are loaded in; the first is stored, the others derived from it.
         exclude: Patterns of layers compression leaves alone.
         set: Options per layer: pattern, colon, `key=value` pairs.
         sizes: Values of symbolic dimensions to measure at.
@@ -52,6 +54,7 @@ class Recipe(BaseModel):
     max_drop: str | None = None
     max_size: str | None = None
     max_latency: str | None = None
+    elastic: list[int] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)
     set: list[str] = Field(default_factory=list)
     sizes: dict[str, int] = Field(default_factory=dict)
@@ -69,6 +72,16 @@ class Recipe(BaseModel):
         """A list of passes is a pipeline, too."""
         is_list = isinstance(passes, list) and all(isinstance(one, str) for one in passes)
         return ",".join(passes) if is_list else passes
+
+    @field_validator("elastic")
+    @classmethod
+    def _widths(cls, widths: list[int]) -> list[int]:
+        """The stored width is 8, so that all others follow from it."""
+        if widths and (widths[0] != WIDEST or sorted(set(widths), reverse=True) != widths):
+            raise ValueError(f"{widths} are no widths; write 8 and fewer bits, as in 8,4,2")
+        if any(bits < LEAST_BITS for bits in widths):
+            raise ValueError(f"{widths}: codes have at least {LEAST_BITS} bits")
+        return widths
 
     @field_validator("set")
     @classmethod

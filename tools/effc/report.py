@@ -47,6 +47,7 @@ def report_of(compilation: Compilation, best: Candidate, verdict: Verdict) -> di
         "profile": profile_of(best.model, prepared.inputs, best.built.kernels),
         "peaks": peaks_of(best.model, prepared.target.cores),
         "memory": best.built.memory,
+        "elastic": list(compilation.widths),
         "tuning": compilation.tuning.to_json(best),
         "compile": {
             "seconds": time.perf_counter() - compilation.started,

@@ -17,7 +17,7 @@ from effc.backends.staging import RESULT, check_replaceable, replacing
 from effc.candidate import Arrays, Candidate, build_candidate, check_agreement, start_of
 from effc.codegen.schedule import Chosen, nothing_chosen
 from effc.environment import environment
-from effc.ir.errors import ArtifactError
+from effc.ir.errors import ArtifactError, UsageError
 from effc.ir.program import Program
 from effc.ir.target import Target
 from effc.profile import peaks_of, profile_of
@@ -59,6 +59,8 @@ class Retuning:
         artifact = Artifact(self.folder)
         check_replaceable(self.folder.resolve())
         self.report = dict(artifact.report)
+        if self.report.get("elastic"):
+            raise UsageError(f"{self.folder} is elastic; tune it by compiling it with --tune")
         threads = artifact.manifest.threads
         self.target = replace(Target.parse(artifact.recipe.target), cores=threads)
         sizes = self.report["measured_at"]["sizes"]

@@ -46,6 +46,9 @@ def command(
         str | None, typer.Option("--max-latency", help="Longest run: 5ms, or 60% of the baseline.")
     ] = None,
     max_memory: Annotated[str | None, typer.Option("--max-memory", hidden=True)] = None,
+    elastic: Annotated[
+        str | None, typer.Option("--elastic", help="Widths to load weights in: 8,4,2.")
+    ] = None,
     tune: Annotated[
         int, typer.Option("--tune", min=0, help="Measure so many schedules of kernels.")
     ] = 0,
@@ -73,12 +76,26 @@ def command(
         "model": model or None, "target": target, "passes": passes, "inputs": inputs,
         "calib": calib, "tokenizer": tokenizer, "eval": evaluation, "metric": metric,
         "max_drop": max_drop, "max_size": max_size, "max_latency": max_latency,
-        "exclude": exclude, "set": rules,
+        "elastic": _widths(elastic), "exclude": exclude, "set": rules,
         "sizes": shared.parse_sizes(sizes) or None, "threads": threads or None,
         "tune": tune or None, "seed": seed or None, "resume": resume,
         "keep_going": keep_going or None, "trust_pickle": trust_pickle or None,
     }  # fmt: skip
     _run(_merged(recipe, given), Path(out), dry_run, as_json)
+
+
+def _widths(text: str | None) -> list[int] | None:
+    """Read `8,4,2`.
+
+    Raises:
+        UsageError: If it has another form.
+    """
+    from effc.ir.errors import UsageError
+
+    words = [] if text is None else [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise UsageError(f"--elastic {text!r} are no widths; write them as in 8,4,2")
+    return [int(word) for word in words] or None
 
 
 def _merged(recipe: str | None, given: dict[str, Any]) -> dict[str, Any]:

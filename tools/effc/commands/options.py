@@ -19,6 +19,7 @@ TrustPickle = Annotated[
 TargetName = Annotated[str, typer.Option("--target", help=TARGET_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads; 0 for all.")]
+Bits = Annotated[int, typer.Option("--bits", min=0, help="Width of an elastic artifact's weights.")]
 Sizes = Annotated[
     list[str] | None,
     typer.Option("--sizes", help="Symbolic dimensions to measure at: sequence=128."),
