@@ -56,7 +56,7 @@ def dequantize_grouped(
             `[1, 1]` for one scale of the whole weight.
         zero_point: uint8 `[..., rows, zero point nbytes]`, packed as codes are, one per scale; None
             for `2 ** (bits - 1)`.
-        bits: Width of a code, 2 to 8.
+        bits: Width of a code, 2 to 8; with a table also 1.
         group: Features that share a scale.
         features: Codes per row.
         table: float32 `[2 ** bits]`, finite; then there are no zero points.
@@ -82,22 +82,28 @@ def _(
     features: int,
     table: Tensor | None = None,
 ) -> Tensor:
-    _check(codes, scale, zero_point, bits, group, features)
+    _check(codes, scale, zero_point, bits, group, features, least=2 if table is None else 1)
     if table is not None and (zero_point is not None or table.shape != (1 << bits,)):
         raise ValueError(f"a table {list(table.shape)} for codes of {bits} bits")
     return codes.new_empty((codes.shape[-2], features), dtype=torch.float32)
 
 
 def _check(
-    codes: Tensor, scale: Tensor, zero_point: Tensor | None, bits: int, group: int, features: int
+    codes: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    bits: int,
+    group: int,
+    features: int,
+    least: int = 2,
 ) -> None:
     groups = group_count(features, group)
     is_whole = scale.shape == (1, 1) and codes.dim() == 2
     if is_whole and group < features:
         raise ValueError(f"one scale for groups of {group} of {features} features")
     stored = (*(scale if is_whole else codes).shape[:-1], packed_nbytes(groups, bits))
-    if not 2 <= bits <= 8:
-        raise ValueError(f"codes of {bits} bits; there are 2 to 8")
+    if not least <= bits <= 8:
+        raise ValueError(f"codes of {bits} bits; there are {least} to 8")
     if codes.shape[-1] != packed_nbytes(features, bits):
         raise ValueError(f"{features} codes of {bits} bits in {codes.shape[-1]} bytes")
     if not is_whole and scale.shape != (*codes.shape[:-1], groups):
@@ -174,7 +180,7 @@ def _(
     group: int,
     table: Tensor | None = None,
 ) -> Tensor:
-    _check(codes, scale, zero_point, bits, group, x.shape[-1])
+    _check(codes, scale, zero_point, bits, group, x.shape[-1], least=2 if table is None else 1)
     return x.new_empty((*x.shape[:-1], codes.shape[-2]), dtype=torch.float32)
 
 

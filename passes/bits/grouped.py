@@ -107,6 +107,37 @@ class Grouped:
         return sqnr_db(signal, lost)
 
 
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """A weight whose columns are stored in runs, each in a format of its own.
+
+    Attributes:
+        runs: In order of their columns.
+    """
+
+    runs: tuple[Grouped, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes stored."""
+        return sum(run.nbytes for run in self.runs)
+
+    @property
+    def has_table(self) -> bool:
+        """Whether the codes of some run are looked up."""
+        return any(run.table is not None for run in self.runs)
+
+    def restored(self) -> Tensor:
+        """The weight the codes stand for, float32 `[out, in]`."""
+        return torch.cat([run.restored() for run in self.runs], 1)
+
+    def sqnr_db(self, weight: Tensor) -> float:
+        """Signal to quantization noise of the weight."""
+        noise = weight.detach() - self.restored()
+        signal, lost = (float(one.double().square().sum()) for one in (weight.detach(), noise))
+        return sqnr_db(signal, lost)
+
+
 @dataclass(frozen=True)
 class Rows:
     """A weight to round by itself.

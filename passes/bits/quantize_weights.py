@@ -1,9 +1,8 @@
 """The pass `quantize-weights`: linear layers with low-bit weights, visible as dequantize nodes."""
 
-import operator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import fx
@@ -14,23 +13,21 @@ from effc.ir.opspec import op_name
 from effc.ir.program import Program, attribute
 from effc.ir.provenance import label
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
-from effc.passes.bits.grouped import SCHEMES, WHOLE, Format, Grouped, Job, Scheme, Search
+from effc.passes.bits.grouped import SCHEMES, WHOLE, Format, Job, Scheme, Search
 from effc.passes.bits.layers import KINDS, LATER, Layer, layer_names, weight_reason
 from effc.passes.bits.rounding.gptq import DAMPING
 from effc.passes.bits.rounding.methods import METHODS, NEEDS_DATA, Method, rounded_by
 from effc.passes.bits.rounding.walk import Inputs, Walk
-from effc.passes.bits.weights import TensorKey, WeightObserver, tensor_key
+from effc.passes.bits.weight_writer import Activations, Packed, Writer, Written, bias_of
+from effc.passes.bits.weights import WeightObserver, tensor_key
 
 RULE = "quantize-weights"
 ROUNDINGS = METHODS
-LIMIT = 127
 MULTIPLE = 32
 WORDS: dict[str, dict[str, Any]] = {
     "symmetric": {"true": True, "false": False},
     "scheme": {name: name for name in ("int", "ternary", *SCHEMES)},
 }
-Activations = Literal["auto", "int8", "float32"]
-Packed = dict[tuple[TensorKey, Format], tuple[Grouped, float]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,8 @@ class QuantizeWeights(Pass):
         damping: For `gptq`: share of the mean diagonal of the second moments added to it.
         compensation: For `gptq`: share of the change of the weight that best makes up for what the
             layers rounded before it did to its input (QEP).
+        correct_bias: Whether biases take up what rounding does to the mean output of each channel
+            on calibration data (M. Nagel et al., 2019, arXiv 1906.04721).
         sequential: For `gptq`: whether layers are rounded for what the rounded layers before them
             compute, or for what the model in float computes.
         activations: `int8` rounds them per token around zero, with a scale found at run time: at 8
@@ -74,6 +73,7 @@ class QuantizeWeights(Pass):
     act_order: bool = True
     damping: float = DAMPING
     compensation: float = 0.5
+    correct_bias: bool = False
     sequential: bool = True
     activations: Activations = "auto"
 
@@ -86,7 +86,7 @@ class QuantizeWeights(Pass):
         is_changed, packed = False, self._with_data(program, ctx, default)
         for method in program.methods:
             editor = Editor(program, method, RULE)
-            writer = _Writer(editor, ctx, self, packed)
+            writer = Writer(editor, partial(self.rounded, ctx=ctx), self.activations, packed)
             for node in list(editor.graph.nodes):
                 if op_name(node) not in {*KINDS, *LATER}:
                     continue
@@ -100,16 +100,29 @@ class QuantizeWeights(Pass):
             is_changed |= editor.finish()
         return Outcome(is_changed, {"layers": notes}, tuple(refusals))
 
-    def rounded(self, layer: Layer, weight: torch.Tensor, form: Format, ctx: PassContext,
-                inputs: Inputs | None = None) -> tuple[Grouped, float]:  # fmt: skip
-        """A weight in codes, and their signal-to-noise ratio."""
+    def rounded(
+        self, layer: Layer, weight: torch.Tensor, form: Format, ctx: PassContext,
+        inputs: Inputs | None = None,
+    ) -> Written:  # fmt: skip
+        """A weight in codes.
+
+        Raises:
+            ModelError: If it holds NaN or infinite values.
+        """
         if not bool(torch.isfinite(weight).all()):
             where = f"weight {layer.weight.target} of {layer.name}"
             raise ModelError(f"{where} holds NaN or infinite values; it cannot be quantized")
         search = Search(self.act_order, self.damping, self.compensation)
         job = Job(weight.detach(), form, layer, ctx, inputs, search)
         found = rounded_by(self.rounding, job)
-        return found, found.sqnr_db(weight)
+        shift = None
+        if self.correct_bias and inputs is not None:
+            exact, now = inputs.means()
+            lost = (
+                weight.detach().double().numpy() @ exact - found.restored().double().numpy() @ now
+            )
+            shift = torch.from_numpy(lost).float()
+        return Written(found, found.sqnr_db(weight), shift)
 
     def _default(self) -> Format:
         """The format of layers without a rule.
@@ -132,16 +145,17 @@ class QuantizeWeights(Pass):
             UsageError: If there is no data.
         """
         packed: Packed = {}
-        if self.rounding not in NEEDS_DATA:
+        if self.rounding not in NEEDS_DATA and not self.correct_bias:
             return packed
         if ctx.calibration is None:
-            raise UsageError(f"pass {RULE}: rounding={self.rounding} needs data; give --calib")
+            what = f"rounding={self.rounding}" if self.rounding in NEEDS_DATA else "correct_bias"
+            raise UsageError(f"pass {RULE}: {what} needs data; give --calib")
         module, wanted = program.forward, dict[fx.Node, Any]()
         for node in module.graph.nodes:
             form = form_of(label(node), ctx, default) if op_name(node) in KINDS else None
             if form is not None and not _reason(node, ctx, form, module):
                 wanted[node] = partial(self._reached, program, ctx, form, node, packed)
-        is_paired = not self.sequential or self.compensation > 0
+        is_paired = not self.sequential or self.compensation > 0 or self.correct_bias
         walk = Walk(program, ctx.calibration, is_paired)
         walk.run(wanted)
         return packed
@@ -149,14 +163,18 @@ class QuantizeWeights(Pass):
     def _reached(
         self, program: Program, ctx: PassContext, form: Format, node: fx.Node, packed: Packed,
         inputs: Inputs,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
         """Round the weight of a layer the walk has reached; tied weights once."""
         weight = attribute(program.forward, str(node.args[1].target))
         key = tensor_key(weight), form
         if key not in packed:
             seen = inputs if self.sequential else inputs.in_float()
             packed[key] = self.rounded(Layer(node, label(node), "linear"), weight, form, ctx, seen)
-        return packed[key][0].restored()
+        written = packed[key]
+        bias = bias_of(node, program.forward)
+        if written.shift is not None:
+            bias = written.shift if bias is None else bias + written.shift
+        return written.found.restored(), bias
 
 
 def checked(form: Format, where: str) -> Format:
@@ -219,79 +237,3 @@ def _shared(node: fx.Node, module: fx.GraphModule) -> str:
             if op_name(user) != "aten.linear.default":
                 return f"its weight is also read by {label(user)}: a second copy saves nothing"
     return ""
-
-
-@dataclass
-class _Writer:
-    """Replaces the weights of one method's layers; tied weights and shared inputs once."""
-
-    editor: Editor
-    ctx: PassContext
-    options: QuantizeWeights
-    packed: Packed
-    _nodes: dict[tuple[TensorKey, Format], list[fx.Node | None]] = field(default_factory=dict)
-    _codes: dict[fx.Node, fx.Node] = field(default_factory=dict)
-
-    def write(self, layer: Layer, form: Format, notes: dict[str, dict[str, Any]]) -> None:
-        """Let a layer read a dequantized weight, and note what was done."""
-        tensor = attribute(self.editor.module, str(layer.weight.target))
-        found, decibel = self._grouped(layer, tensor, form)
-        *operands, table = self._operands(layer, found, form)
-        dequantize, node = torch.ops.effc.dequantize_grouped.default, layer.node
-        settings = (found.bits, found.group, found.features, *([] if table is None else [table]))
-        weight = self.editor.call(node, dequantize, *operands, *settings, before=node)
-        value, rounds = layer.value, self._rounds_activations(form)
-        self.editor.set_argument(node, 1, weight)
-        if rounds:
-            self.editor.set_argument(node, 0, self._rounded(value))
-        name, number = layer.name, 1
-        while name in notes:
-            number += 1
-            name = f"{layer.name}#{number}"
-        notes[name] = {
-            "weight": str(form),
-            "weight_sqnr_db": round(decibel, 2) if abs(decibel) < float("inf") else None,
-            "weight_nbytes": found.nbytes,
-            "activation": "dynamic int8 per token" if rounds else "float32",
-            **({} if found.table is None else {"kernel": "codes are looked up in a table"}),
-        }
-
-    def _rounds_activations(self, form: Format) -> bool:
-        mode = self.options.activations
-        return mode == "int8" or (mode == "auto" and form.scheme in ("int", "ternary"))
-
-    def _grouped(self, layer: Layer, tensor: torch.Tensor, form: Format) -> tuple[Grouped, float]:
-        key = tensor_key(tensor), form
-        if key not in self.packed:
-            self.packed[key] = self.options.rounded(layer, tensor, form, self.ctx)
-        return self.packed[key]
-
-    def _operands(self, layer: Layer, found: Grouped, form: Format) -> list[fx.Node | None]:
-        """Nodes that read codes, scales and zero points, named after the weight."""
-        path, like = str(layer.weight.target), layer.weight
-        key = tensor_key(attribute(self.editor.module, path)), form
-        if key not in self._nodes:
-            parts = {"codes": found.codes, "scale": found.scale,
-                     "zero_point": found.zero_point, "table": found.table}  # fmt: skip
-            self._nodes[key] = [
-                None if part is None else self.editor.weight(f"{path}_{name}", part, like=like)
-                for name, part in parts.items()
-            ]
-        return self._nodes[key]
-
-    def _rounded(self, value: fx.Node) -> fx.Node:
-        """A value as what its int8 codes stand for."""
-        if value not in self._codes:
-            effc, place = torch.ops.effc, value.next
-            while place.op in ("placeholder", "get_attr"):
-                place = place.next
-            settings = (value, [-1], LIMIT, torch.int8)
-            parts = self.editor.call(
-                value, effc.quantize_symmetric.default, *settings, before=place
-            )
-            codes, scale = (
-                self.editor.call(value, operator.getitem, parts, i, before=place) for i in range(2)
-            )
-            restored = effc.dequantize.default
-            self._codes[value] = self.editor.call(value, restored, codes, scale, None, before=place)
-        return self._codes[value]

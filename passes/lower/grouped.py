@@ -10,7 +10,8 @@ from effc.passes.lower.chain import Chain
 
 aten, effc = torch.ops.aten, torch.ops.effc
 LINEAR, GROUPED = "aten.linear.default", "effc.dequantize_grouped.default"
-DEQUANTIZE = "effc.dequantize.default"
+DEQUANTIZE, CAT = "effc.dequantize.default", "aten.cat.default"
+LINEAR_OP = aten.linear.default
 
 
 def _is_call(node: object, name: str) -> bool:
@@ -47,6 +48,41 @@ class GroupedProduct:
             after = (aten.mul.Tensor,) if bias is None else (effc.fused_multiply_add.default, bias)
             result = new(after[0], total, scale, *after[1:])
         editor.replace(node, result)
+
+
+class JoinedProduct:
+    """linear of weights side by side: the sum of the products with their parts of the features."""
+
+    name = "joined-product"
+
+    def match(self, node: fx.Node) -> bool:
+        """Whether a linear reads such a weight."""
+        return _is_call(node, LINEAR) and _is_call(node.args[1], CAT) and len(node.args[1].args) > 1
+
+    def check(self, node: fx.Node, program: Program) -> str | None:
+        """All parts must be low-bit weights, along the features."""
+        parts, dim = node.args[1].args
+        is_stored = dim in (1, -1) and all(_is_call(part, GROUPED) for part in parts)
+        return None if is_stored else "its parts are no low-bit weights"
+
+    def rewrite(self, node: fx.Node, editor: Editor) -> None:
+        """A product per part, the bias in the first one."""
+        new, first, total = Chain(editor, node), 0, None
+        for part in node.args[1].args[0]:
+            last = first + int(part.args[5])
+            bias = node.args[2:3] if total is None else ()
+            product = new(LINEAR_OP, _sliced(node.args[0], first, last, new), part, *bias)
+            total = product if total is None else new(aten.add.Tensor, total, product)
+            first = last
+        editor.replace(node, total)
+
+
+def _sliced(source: fx.Node, first: int, last: int, new: Chain) -> fx.Node:
+    """Some features of a value, of its codes where it has codes."""
+    if _is_call(source, DEQUANTIZE) and source.args[1].meta["val"].shape[-1:] == (1,):
+        codes = new(aten.slice.Tensor, source.args[0], -1, first, last)
+        return new(effc.dequantize.default, codes, *source.args[1:])
+    return new(aten.slice.Tensor, source, -1, first, last)
 
 
 def _integer_activations(source: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:

@@ -13,7 +13,7 @@ from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.lower.borders import PAD
 from effc.passes.lower.chain import Chain
-from effc.passes.lower.grouped import GroupedProduct
+from effc.passes.lower.grouped import GroupedProduct, JoinedProduct
 from effc.passes.lower.quantize_rows import QuantizeBeforeReshape
 from effc.passes.lower.requantize import Requantize
 
@@ -31,7 +31,8 @@ class LowerInteger(Pass):
         """Apply every rule until none fits."""
         rules = (
             _QuantizeOfSame(), _QuantizeAfterMove(), _QuantizeAfterPad(), QuantizeBeforeReshape(),
-            _QuantizeBeforePermute(), _IntegerProduct(), GroupedProduct(), _AddDequantized(),
+            _QuantizeBeforePermute(), _IntegerProduct(), GroupedProduct(), JoinedProduct(),
+            _AddDequantized(),
         )  # fmt: skip
         rewrites = apply(program, rules)
         fired, refusals = rewrites.fired, rewrites.refusals

@@ -161,6 +161,34 @@ class TableCodec:
         return values_of(self.format).nan_to_num(0.0, 0.0, 0.0) * float(np.float32(self.unit))
 
 
+@dataclass(frozen=True)
+class BinaryCodec(TableCodec):
+    """One bit: the scale with either sign; the mean magnitude is the best one."""
+
+    format: str = "sign"
+
+    @property
+    def bits(self) -> int:
+        """Width of a code."""
+        return 1
+
+    def candidates(self, values: Matrix) -> Iterator[Range]:
+        """The mean magnitude."""
+        mean = np.abs(values).mean(-1)
+        yield as_bfloat16(mean), np.zeros(mean.shape)
+
+    def codes(self, values: Matrix, scale: Matrix, zero: Matrix) -> Codes:
+        """1 for what is not negative."""
+        return np.broadcast_to(values >= 0, np.broadcast_shapes(values.shape, scale.shape)).astype(
+            np.uint8
+        )
+
+    @property
+    def table(self) -> torch.Tensor:
+        """Minus one and one."""
+        return torch.tensor([-1.0, 1.0])
+
+
 def as_bfloat16(scale: Matrix) -> Matrix:
     """Scales as they are stored; 1 for a group of zeros."""
     safe = np.where(np.abs(scale) < TINY, 1.0, scale)

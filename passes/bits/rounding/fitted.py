@@ -1,6 +1,6 @@
 """A weight in codes of a codec, before it is packed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ class Fitted:
         scale: float64 [rows, groups].
         zero: float64 [rows, groups].
         group: Neighbouring columns that share a scale; the last group may be smaller.
+        codecs: Of every group, where they differ.
     """
 
     codec: Codec
@@ -25,19 +26,38 @@ class Fitted:
     scale: Matrix
     zero: Matrix
     group: int
+    codecs: tuple[Codec, ...] = ()
 
     @classmethod
-    def empty(cls, codec: Codec, shape: tuple[int, ...], group: int) -> "Fitted":
+    def empty(
+        cls, codec: Codec, shape: tuple[int, ...], group: int, codecs: tuple[Codec, ...] = ()
+    ) -> "Fitted":
         """Room for a weight; scales are 1."""
         width = min(group or shape[1], shape[1])
         groups = -(-shape[1] // width)
         ones = np.ones((shape[0], groups))
-        return cls(codec, np.zeros(shape, np.uint8), ones, np.zeros_like(ones), width)
+        return cls(codec, np.zeros(shape, np.uint8), ones, np.zeros_like(ones), width, codecs)
 
     def restored(self) -> Matrix:
         """The weight the codes stand for: float64 [rows, columns]."""
+        if self.codecs:
+            return np.concatenate([run.restored() for run in self.runs()], 1)
         scale, zero = self.spread()
         return self.codec.restored(self.codes, scale, zero)
+
+    def runs(self) -> list["Fitted"]:
+        """Neighbouring groups of one codec, as weights of their own."""
+        if not self.codecs:
+            return [self]
+        found, first = [], 0
+        for at in range(1, len(self.codecs) + 1):
+            if at < len(self.codecs) and self.codecs[at] == self.codecs[first]:
+                continue
+            columns, groups = slice(first * self.group, at * self.group), slice(first, at)
+            parts = self.codes[:, columns], self.scale[:, groups], self.zero[:, groups]
+            found.append(Fitted(self.codecs[first], *parts, self.group))
+            first = at
+        return found
 
     def spread(self) -> tuple[Matrix, Matrix]:
         """Scale and zero point of every weight."""
@@ -48,8 +68,7 @@ class Fitted:
     def recoded(self, weight: Matrix) -> "Fitted":
         """The nearest codes for another weight with the same scales and zero points."""
         scale, zero = self.spread()
-        codes = self.codec.codes(weight, scale, zero)
-        return Fitted(self.codec, codes, self.scale, self.zero, self.group)
+        return replace(self, codes=self.codec.codes(weight, scale, zero))
 
 
 def group_slices(columns: int, group: int) -> list[slice]:

@@ -37,6 +37,7 @@ class Gptq:
             leaves it singular.
         block: Columns between updates of all later columns.
         codec: The format of a group; None for symmetric codes of `bits` on clipped ranges.
+        codecs: The formats of all groups, in place of one.
         weighs: Whether the range of a group weighs its errors by the diagonal of H.
     """
 
@@ -46,6 +47,7 @@ class Gptq:
     damping: float = DAMPING
     block: int = BLOCK
     codec: Codec | None = None
+    codecs: tuple[Codec, ...] = ()
     weighs: bool = True
 
     def rounded(self, weight: Matrix, moment: Matrix) -> Matrix:
@@ -75,14 +77,16 @@ class _Elimination:
     """
 
     def __init__(self, options: Gptq, weight: Matrix, moment: Matrix) -> None:
-        self.options, self.codec = options, options.codec or IntegerCodec(options.bits)
+        self.options = options
         self.work, self.diagonal = weight.copy(), np.diag(moment).copy()
         self.work[:, self.diagonal <= 0] = 0
         self.slices = group_slices(weight.shape[1], options.group)
         self.order = self._order()
         self.place = np.argsort(self.order)
         self.upper = upper_inverse(moment[np.ix_(self.order, self.order)], options.damping)
-        self.result = Fitted.empty(self.codec, weight.shape, options.group)
+        one = options.codec or IntegerCodec(options.bits)
+        self.codecs = options.codecs or (one,) * len(self.slices)
+        self.result = Fitted.empty(one, weight.shape, options.group, options.codecs)
         self.group_of = np.arange(weight.shape[1]) // (self.slices[0].stop or 1)
         self.is_known = np.zeros(len(self.slices), bool)
 
@@ -104,9 +108,9 @@ class _Elimination:
         if not self.is_known[group]:
             self._fit(group, place, first, last, errors)
         scale, zero = self.result.scale[:, group], self.result.zero[:, group]
-        codes = self.codec.codes(self.work[:, at], scale, zero)
+        codes = self.codecs[group].codes(self.work[:, at], scale, zero)
         self.result.codes[:, at] = codes
-        error = self.work[:, at] - self.codec.restored(codes, scale, zero)
+        error = self.work[:, at] - self.codecs[group].restored(codes, scale, zero)
         errors[:, place - first] = error = error / self.upper[place, place]
         later = self.order[place + 1 : last]
         self.work[:, later] -= np.outer(error, self.upper[place, place + 1 : last])
@@ -121,7 +125,7 @@ class _Elimination:
             now[:, beyond] -= errors[:, : place - first] @ owed
         importance = self.diagonal[here] if self.options.weighs else np.ones(len(places))
         importance = np.maximum(importance, 1e-12 * max(float(self.diagonal.max()), 1e-30))
-        scale, zero = fitted_range(self.codec, now, importance)
+        scale, zero = fitted_range(self.codecs[group], now, importance)
         self.result.scale[:, group], self.result.zero[:, group] = scale, zero
         self.is_known[group] = True
 

@@ -19,6 +19,7 @@ from effc.passes.bits.rounding.grid import Matrix
 from effc.passes.calibrate.batches import CalibrationData
 
 Values = dict[fx.Node, Any]
+Found = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,15 @@ class Inputs:
     mixed: Matrix
     now: tuple[Tensor, ...]
     exact: tuple[Tensor, ...]
+
+    def means(self) -> tuple[Matrix, Matrix]:
+        """Mean of what it reads in float, and of what it reads now: float64 [features] each."""
+        found = []
+        for batches in (self.exact, self.now):
+            flat = [batch.reshape(-1, batch.shape[-1]) for batch in batches]
+            total = torch.stack([one.double().sum(0) for one in flat]).sum(0)
+            found.append(np.asarray((total / sum(map(len, flat))).numpy()))
+        return found[0], found[1]
 
     def in_float(self) -> "Inputs":
         """What the layer reads in the model in float."""
@@ -73,11 +83,12 @@ class Walk:
     _exact: list[Values] = field(default_factory=list)
     _known: dict[fx.Node, Inputs] = field(default_factory=dict)
 
-    def run(self, wanted: dict[fx.Node, Callable[[Inputs], Tensor]]) -> None:
+    def run(self, wanted: dict[fx.Node, Callable[[Inputs], Found]]) -> None:
         """Go through all nodes; call what is wanted at a linear, and go on with what it returns.
 
         Args:
-            wanted: By linear, a function of its inputs that gives its new weight [out, in].
+            wanted: By linear, a function of its inputs that gives its new weight [out, in] and
+                bias [out] or None.
 
         Raises:
             DataError: If the data cannot be used, or a layer reads NaN or infinite values on it.
@@ -102,21 +113,16 @@ class Walk:
 
     def _step(
         self, runner: fx.Interpreter, node: fx.Node,
-        wanted: dict[fx.Node, Callable[[Inputs], Tensor]],
+        wanted: dict[fx.Node, Callable[[Inputs], Found]],
     ) -> None:  # fmt: skip
-        weight = None
-        if node in wanted:
-            weight = wanted[node](self._inputs(node))
+        found = wanted[node](self._inputs(node)) if node in wanted else None
         for values in self._exact:
             values[node] = evaluated(runner, node, values)
         for values in self._now:
-            if weight is None:
+            if found is None:
                 values[node] = evaluated(runner, node, values)
             else:
-                kept = values[node.args[1]]
-                values[node.args[1]] = weight
-                values[node] = evaluated(runner, node, values)
-                values[node.args[1]] = kept
+                values[node] = torch.nn.functional.linear(values[node.args[0]], *found)
 
     def _inputs(self, node: fx.Node) -> Inputs:
         source = node.args[0]

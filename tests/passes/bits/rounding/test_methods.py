@@ -11,14 +11,16 @@ from torch import Tensor, nn
 from effc.ir.encoding import unpack_codes
 from effc.ir.errors import UsageError
 from effc.ir.program import Program, attribute
-from effc.ir.testing import EXACT, assert_same_outputs, operators, traced
+from effc.ir.testing import BOUND, EXACT, assert_same_outputs, operators, traced
 from effc.passes.base import PassContext
 from effc.passes.bits.grouped import SCHEMES, Format, Job
 from effc.passes.bits.layers import Layer
 from effc.passes.bits.quantize_weights import QuantizeWeights
+from effc.passes.bits.rounding.adaround import AdaRound, soft
 from effc.passes.bits.rounding.codecs import IntegerCodec
 from effc.passes.bits.rounding.gptq import Gptq
-from effc.passes.bits.rounding.methods import rounded_by
+from effc.passes.bits.rounding.methods import rounded_by as rounded_runs
+from effc.passes.bits.rounding.slim_llm import SlimLlm
 from effc.passes.manager import PassManager
 
 GROUPED = "effc.dequantize_grouped.default"
@@ -29,6 +31,11 @@ def job(weight: Tensor, scheme: str, group: int, observer: str = "minmax", **opt
     fixed = SCHEMES[scheme][2] if scheme in SCHEMES else None
     form = Format(scheme, 4, fixed or group, False, observer)
     return Job(weight, form, Layer(node, "layer", "linear"), PassContext(), **options)
+
+
+def rounded_by(method: str, given: Job):
+    (run,) = rounded_runs(method, given).runs
+    return run
 
 
 @pytest.fixture
@@ -234,3 +241,100 @@ def test_hqq_stores_whole_zero_points(weight):
     assert found.zero_point is not None
     lost = [(one.restored() - weight).abs().mean() for one in (found, plain)]
     assert lost[0] <= lost[1] * 1.05
+
+
+def output_error(after: Program, chain: Program, name: str, data) -> float:
+    """Squared error of one layer's output for what it reads in float."""
+    weight = attribute(chain.forward, f"{name}.weight")
+    x = torch.cat([batch["x"] for batch in data]).reshape(-1, 64)
+    return float(((restored(after, name) - weight) @ x.T).square().sum())
+
+
+def test_adaround_goes_up_or_down_and_loses_less(chain, data):
+    options = {"bits": 3, "symmetric": False, "compensation": 0.0, "activations": "float32"}
+    learned = quantized(chain, data, rounding="adaround", **options)
+    plain = quantized(chain, data, rounding="nearest", **options)
+    for name in ("left", "right"):
+        weight = attribute(chain.forward, f"{name}.weight")
+        found = restored(learned, name)
+        (node,) = [n for n in learned.forward.graph.find_nodes(op="get_attr")
+                   if n.target == f"{name}.weight_scale"]  # fmt: skip
+        scale = attribute(learned.forward, node.target).float().repeat_interleave(32, 1)
+        assert bool(((found - weight).abs() <= scale.abs() * 1.001).float().mean() > 0.97)
+        errors = [output_error(one, chain, name, data) for one in (learned, plain)]
+        assert errors[0] < 0.6 * errors[1]
+
+
+def test_the_slope_of_adaround():
+    v = np.linspace(-3, 3, 41)
+    step = 1e-6
+    numeric = (soft(v + step)[0] - soft(v - step)[0]) / (2 * step)
+    inside = (soft(v)[0] > 0) & (soft(v)[0] < 1)
+    np.testing.assert_allclose(soft(v)[1][inside], numeric[inside], atol=1e-6)
+    method = AdaRound(steps=10)
+    share = np.linspace(0.05, 0.95, 19)
+    beta = method.last_beta + (method.first_beta - method.last_beta) * (1 - (0.7 - 0.2) / 0.8)
+
+    def penalty(h):
+        return 1 - np.abs(2 * h - 1) ** beta
+
+    numeric = (penalty(share + step) - penalty(share - step)) / (2 * step)
+    np.testing.assert_allclose(method._pull(share, 7), numeric, atol=1e-4)
+
+
+def test_slim_llm_gives_salient_groups_more_bits(chain, data):
+    scaled = [{"x": batch["x"] * torch.tensor([30.0] * 32 + [0.1] * 32)} for batch in data]
+    after = quantized(chain, scaled, rounding="slim-llm", bits=3, compensation=0.0)
+    bits = [node.args[3] for node in after.forward.graph.nodes if GROUPED in str(node.target)
+            + ".default" and str(node.args[0].target).startswith("left")]  # fmt: skip
+    assert bits == [4, 2]
+    plain = quantized(chain, scaled, rounding="gptq", bits=3, compensation=0.0)
+    assert attribute(after.forward, "left.weight_codes").shape == (48, 16)
+    mixed = nearest_outputs(after, chain, scaled)
+    assert mixed < nearest_outputs(plain, chain, scaled)
+
+
+def nearest_outputs(after: Program, before: Program, data) -> float:
+    found = [next(iter(one.run(data[0]).values())) for one in (after, before)]
+    return float((found[0] - found[1]).square().sum())
+
+
+def test_slim_llm_salience_and_search_by_hand():
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((300, 12)) * draw.lognormal(0, 1, 12)
+    weight, moment = draw.standard_normal((5, 12)), x.T @ x
+    method = SlimLlm(2, 4, is_symmetric=False, damping=0.01)
+    inverse = np.linalg.inv(moment + 0.01 * np.diag(moment).mean() * np.eye(12))
+    each = weight**2 / np.diag(inverse) ** 2
+    expected = [each[:, first : first + 4].mean() for first in (0, 4, 8)]
+    np.testing.assert_allclose(method.salience(weight, moment), expected, rtol=1e-6)
+    bits = [codec.bits for codec in method.codecs(weight, moment, x)]
+    assert sum(bits) == 6
+    order = np.argsort(expected)
+    assert bits[order[0]] <= bits[order[1]] <= bits[order[2]]
+
+
+def test_products_with_runs_of_columns(chain, data):
+    scaled = [{"x": batch["x"] * torch.tensor([30.0] * 32 + [0.1] * 32)} for batch in data]
+    for bits, activations, op in ((3, "int8", "linear_grouped_integer"),
+                                  (2, "float32", "linear_grouped")):  # fmt: skip
+        after = quantized(chain, scaled, rounding="slim-llm", bits=bits, activations=activations)
+        lowered = PassManager.parse("lower-integer").run(after).program
+        counts = operators(lowered)
+        assert counts[f"effc.{op}.default"] > 3
+        assert counts[GROUPED] == 0
+        assert_same_outputs(after, lowered, data[0], tolerance=BOUND(2e-2))
+
+
+def test_biases_take_up_the_mean_error(chain, data):
+    shifted = [{"x": batch["x"] + 3} for batch in data]
+    options = {"bits": 2, "activations": "float32", "group": 0}
+    before = {}
+    for corrected in (False, True):
+        after = quantized(chain, shifted, correct_bias=corrected, **options)
+        errors = [next(iter(after.run(batch).values())) - next(iter(chain.run(batch).values()))
+                  for batch in shifted]  # fmt: skip
+        before[corrected] = float(torch.cat(errors).mean((0, 1)).abs().max())
+    assert before[True] < 1e-4 < before[False]
+    with pytest.raises(UsageError, match="correct_bias needs data; give --calib"):
+        quantized(chain, None, correct_bias=True)

@@ -1,0 +1,132 @@
+"""Weights of the zoo's language model in few bits: every way to round, with bytes and perplexity.
+
+Part of `make bench-bits`. Activations and the embedding stay in float; perplexity is on held-out
+text, in PyTorch. Bytes are those of all linear layers, with scales and zero points.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.progress import Progress
+from rich.table import Table
+
+from effc.evaluation import EagerModel
+from effc.ir.data import open_data
+from effc.ir.program import Program
+from effc.ir.trace import open_model
+from effc.metrics import metric_of, quality
+from effc.passes.base import PassContext
+from effc.passes.manager import PassManager
+from effc.preparation import cleaned
+from effc.progress import no_progress
+from effc.tables import table
+
+NAME = "language_model"
+MODEL, INPUT = "zoo.language_model:language_model", "input_ids:int64[batch=1..64,length=2..512]"
+WHAT, FLOAT, NEAREST = "perplexity", "float32", "nearest"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to round.
+
+    Attributes:
+        name: In the table.
+        options: Of `quantize-weights`, besides bits and activations.
+        before: Passes before it.
+        bits: Widths it is measured at.
+    """
+
+    name: str
+    options: str
+    before: str = ""
+    bits: tuple[int, ...] = (4, 3, 2)
+
+    def pipeline(self, bits: int) -> str:
+        """The passes."""
+        text = f"quantize-weights{{bits={bits} {self.options} activations=float32}}"
+        return f"{self.before},{text}" if self.before else text
+
+
+WAYS = (
+    Way(NEAREST, "weight_observer=minmax"),
+    Way("nearest, zero points", "weight_observer=minmax symmetric=false"),
+    Way("clipped", "weight_observer=mse"),
+    Way("clipped, zero points", "weight_observer=mse symmetric=false"),
+    Way("HQQ", "rounding=hqq symmetric=false"),
+    Way("GPTQ", "rounding=gptq"),
+    Way("GPTQ, zero points", "rounding=gptq symmetric=false"),
+    Way("AdaRound, zero points", "rounding=adaround symmetric=false"),
+    Way("SliM-LLM, zero points", "rounding=slim-llm symmetric=false"),
+    Way("PTQTP (two ternary planes)", "scheme=ternary group=128", bits=(2,)),
+    Way("NF4", "scheme=nf4 group=64", bits=(4,)),
+    Way("NF4, GPTQ", "scheme=nf4 group=64 rounding=gptq", bits=(4,)),
+    Way("MXFP4", "scheme=mxfp4", bits=(4,)),
+    Way("NVFP4", "scheme=nvfp4", bits=(4,)),
+    Way("NVFP4, GPTQ", "scheme=nvfp4 rounding=gptq", bits=(4,)),
+    Way("E4M3", "scheme=e4m3 group=0", bits=(8,)),
+    Way("MXFP8", "scheme=mxfp8", bits=(8,)),
+)
+
+
+def linear_nbytes(program: Program) -> int:
+    """Bytes of what linear layers read: everything but the embedding and the rotary tables."""
+    others = ("embedding", "cosine", "sine", "norm")
+    sizes = {
+        name: one.numel() * one.element_size()
+        for name, one in program.weights().items()
+        if not any(word in name for word in others)
+    }
+    return sum(sizes.values())
+
+
+def perplexity_of(program: Program) -> float:
+    """On the held-out text."""
+    data = open_data("zoo.language_model:evaluation", program.signature, program.symbols)
+    metric = metric_of("zoo.language_model:perplexity")
+    return next(iter(quality(EagerModel(program), data, metric).values()))
+
+
+def measured(progress: Progress) -> Iterator[Row]:
+    """A row per way and width."""
+    program = cleaned(open_model(MODEL, inputs=[INPUT]), no_progress).program
+    data = open_data("zoo.language_model:calibration", program.signature, program.symbols)
+    ctx = PassContext(calibration=[inputs for inputs, _ in data])
+    cases = [(way, bits) for bits in (8, 4, 3, 2) for way in WAYS if bits in way.bits]
+    task = progress.add_task(f"{NAME}: rounding", total=len(cases) + 1)
+    yield row(FLOAT, 32, program)
+    for way, bits in cases:
+        progress.advance(task)
+        report = PassManager.parse(way.pipeline(bits)).run(program, ctx)
+        yield row(way.name, bits, report.program)
+    progress.advance(task)
+
+
+def row(name: str, bits: int, program: Program) -> Row:
+    """What is kept of one result."""
+    return {
+        "model": NAME, "what": WHAT, "variant": name, "bits": bits, "unit": "1",
+        "value": perplexity_of(program), "better": "lower", "peer": None,
+        "nbytes": linear_nbytes(program),
+    }  # fmt: skip
+
+
+def rounding_table(rows: Sequence[Row]) -> Table:
+    """Perplexity and its increase, beside round-to-nearest's at the same width."""
+    columns = ("bits", "bytes", "bits per weight", "perplexity", "increase", "of nearest's")
+    made = table("language_model: weights only", "rounding", *columns, numbers=set(columns))
+    own = [one for one in rows if one["what"] == WHAT]
+    base = next(one for one in own if one["variant"] == FLOAT)
+    count = base["nbytes"] / 4
+    for one in own:
+        plain = [r for r in own if (r["variant"], r["bits"]) == (NEAREST, one["bits"])]
+        more = one["value"] - base["value"]
+        share = more / (plain[0]["value"] - base["value"]) if plain else None
+        made.add_row(
+            one["variant"], str(one["bits"]), f"{one['nbytes']:,}",
+            f"{8 * one['nbytes'] / count:.2f}", f"{one['value']:.4f}", f"{more:.4f}",
+            "" if share is None else f"{share:.2f}",
+        )  # fmt: skip
+    return made
