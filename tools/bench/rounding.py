@@ -24,7 +24,9 @@ from effc.tables import table
 
 NAME = "language_model"
 MODEL, INPUT = "zoo.language_model:language_model", "input_ids:int64[batch=1..64,length=2..512]"
+WIDTHS = (8, 4, 3, 2)
 WHAT, FLOAT, NEAREST = "perplexity", "float32", "nearest"
+AWQ = "smooth-activations{{method=awq bits={bits} symmetric=false}}"
 Row = dict[str, Any]
 
 
@@ -46,28 +48,31 @@ class Way:
 
     def pipeline(self, bits: int) -> str:
         """The passes."""
+        before = self.before.format(bits=bits)
         text = f"quantize-weights{{bits={bits} {self.options} activations=float32}}"
-        return f"{self.before},{text}" if self.before else text
+        return f"{before},{text}" if before else text
 
 
 WAYS = (
     Way(NEAREST, "weight_observer=minmax"),
-    Way("nearest, zero points", "weight_observer=minmax symmetric=false"),
+    Way(f"{NEAREST}, zero points", "weight_observer=minmax symmetric=false"),
     Way("clipped", "weight_observer=mse"),
     Way("clipped, zero points", "weight_observer=mse symmetric=false"),
-    Way("HQQ", "rounding=hqq symmetric=false"),
+    Way("HQQ, zero points", "rounding=hqq symmetric=false"),
+    Way("AWQ, zero points", "symmetric=false", AWQ),
     Way("GPTQ", "rounding=gptq"),
     Way("GPTQ, zero points", "rounding=gptq symmetric=false"),
-    Way("AdaRound, zero points", "rounding=adaround symmetric=false"),
+    Way("AdaRound, zero points", "rounding=adaround symmetric=false", bits=(4, 3)),
+    Way("rotated, GPTQ, zero points", "rounding=gptq symmetric=false", "rotate-residual"),
     Way("SliM-LLM, zero points", "rounding=slim-llm symmetric=false"),
-    Way("PTQTP (two ternary planes)", "scheme=ternary group=128", bits=(2,)),
+    Way("PTQTP, two ternary planes", "scheme=ternary group=128", bits=(2,)),
     Way("NF4", "scheme=nf4 group=64", bits=(4,)),
     Way("NF4, GPTQ", "scheme=nf4 group=64 rounding=gptq", bits=(4,)),
     Way("MXFP4", "scheme=mxfp4", bits=(4,)),
     Way("NVFP4", "scheme=nvfp4", bits=(4,)),
     Way("NVFP4, GPTQ", "scheme=nvfp4 rounding=gptq", bits=(4,)),
-    Way("E4M3", "scheme=e4m3 group=0", bits=(8,)),
-    Way("MXFP8", "scheme=mxfp8", bits=(8,)),
+    Way("E4M3", "scheme=e4m3 group=0 weight_observer=minmax", bits=(8,)),
+    Way("MXFP8", "scheme=mxfp8 weight_observer=minmax", bits=(8,)),
 )
 
 
@@ -89,18 +94,26 @@ def perplexity_of(program: Program) -> float:
     return next(iter(quality(EagerModel(program), data, metric).values()))
 
 
-def measured(progress: Progress) -> Iterator[Row]:
-    """A row per way and width."""
+def cases() -> list[tuple[Way, int]]:
+    """Every way at every width it is measured at."""
+    return [(way, bits) for bits in WIDTHS for way in WAYS if bits in way.bits]
+
+
+def measured(progress: Progress, known: Sequence[Row] = ()) -> Iterator[Row]:
+    """A row per way and width that is not known yet."""
     program = cleaned(open_model(MODEL, inputs=[INPUT]), no_progress).program
     data = open_data("zoo.language_model:calibration", program.signature, program.symbols)
     ctx = PassContext(calibration=[inputs for inputs, _ in data])
-    cases = [(way, bits) for bits in (8, 4, 3, 2) for way in WAYS if bits in way.bits]
-    task = progress.add_task(f"{NAME}: rounding", total=len(cases) + 1)
-    yield row(FLOAT, 32, program)
-    for way, bits in cases:
+    done = {(one["variant"], one["bits"]) for one in known if one["what"] == WHAT}
+    task = progress.add_task(f"{NAME}: rounding", total=len(cases()) + 1)
+    if (FLOAT, 32) not in done:
+        yield row(FLOAT, 32, program)
+    for way, bits in cases():
         progress.advance(task)
-        report = PassManager.parse(way.pipeline(bits)).run(program, ctx)
-        yield row(way.name, bits, report.program)
+        if (way.name, bits) not in done:
+            yield row(
+                way.name, bits, PassManager.parse(way.pipeline(bits)).run(program, ctx).program
+            )
     progress.advance(task)
 
 

@@ -1,0 +1,1 @@
+"""Re-parameterisations that change nothing in float and make rounding lose less."""
