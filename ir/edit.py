@@ -66,11 +66,16 @@ class Editor:
         set_attribute(self.module, path, tensor.detach())
         with self.graph.inserting_before(self._first_call()):
             node = self.graph.get_attr(path)
-        node.meta["val"] = self._mode.from_tensor(tensor.detach(), static_shapes=True)
+        node.meta["val"] = self.fake(tensor)
         if like is not None:
             provenance.derive(node, like, self.rule)
         self.edits += 1
         return node
+
+    def fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The value description of a tensor."""
+        found: torch.Tensor = self._mode.from_tensor(tensor.detach(), static_shapes=True)
+        return found
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Let every user of `old`, except `new` itself, use `new`; remove `old` if it is pure."""

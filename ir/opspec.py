@@ -6,10 +6,10 @@ others of its kind before anything runs.
 
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import sympy
 from torch import fx
@@ -18,6 +18,8 @@ from effc.ir.symbols import Size, product, size_of
 
 Names: TypeAlias = dict[sympy.Symbol, str]
 Macs: TypeAlias = Callable[[fx.Node, Names], Size]
+Couple: TypeAlias = Callable[[Any], Any]
+Resize: TypeAlias = Callable[[Any, Any, Any], dict[str, Any]]
 
 
 class Kind(Enum):
@@ -42,25 +44,35 @@ class OpSpec:
         flops: Floating-point operations per output element, besides multiply-adds.
         macs: Multiply-adds of a node as a size, for anchors.
         is_pure: Whether equal inputs give equal outputs and nothing else happens.
+        couple: From a call and the axes of its inputs to those of its outputs
+            (`ir/coupling/call.py`); None where it is not known what can be cut.
+        resize: From a call and what is left of its operands to the arguments that change.
     """
 
     kind: Kind
     flops: int = 0
     macs: Macs | None = None
     is_pure: bool = True
+    couple: Couple | None = None
+    resize: Resize | None = None
 
 
 @cache
 def table() -> dict[str, OpSpec]:
     """The whole table, by operator name."""
     from effc.ir.opspecs import anchors, arithmetic, movement, reductions
+    from effc.ir.opspecs.couplings import couple_of
+    from effc.ir.opspecs.resizing import resize_of
 
     merged: dict[str, OpSpec] = {}
     for part in (arithmetic.TABLE, movement.TABLE, reductions.TABLE, anchors.TABLE):
         if repeated := merged.keys() & part.keys():
             raise ValueError(f"operators with two entries: {sorted(repeated)}")
         merged |= part
-    return merged
+    return {
+        name: replace(spec, couple=couple_of(name, spec.kind), resize=resize_of(name))
+        for name, spec in merged.items()
+    }
 
 
 def op_name(node: fx.Node) -> str:

@@ -1,0 +1,1 @@
+"""Which positions of which tensors can only be cut together."""
