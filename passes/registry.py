@@ -34,6 +34,8 @@ PASSES: dict[str, str] = {
     "fold-constants": "effc.passes.clean.fold_constants:FoldConstants",
     "fold-identities": "effc.passes.clean.fold_identities:FoldIdentities",
     "fold-norms": "effc.passes.clean.fold_norms:FoldNorms",
+    "prune-blocks": "effc.passes.prune.blocks:PruneBlocks",
+    "prune-channels": "effc.passes.prune.channels:PruneChannels",
     "remove-dead": "effc.passes.clean.remove_dead:RemoveDead",
     "share-common": "effc.passes.clean.share_common:ShareCommon",
 }

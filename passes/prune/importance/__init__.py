@@ -1,0 +1,1 @@
+"""How much each channel of a group matters."""
