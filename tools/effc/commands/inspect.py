@@ -1,7 +1,8 @@
 """`effc inspect`: what a model is, and what a target cannot do with it."""
 
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -13,18 +14,27 @@ def command(
     target: shared.TargetName = "native",
     inputs: shared.Inputs = None,
     sizes: shared.Sizes = None,
+    groups: Annotated[
+        bool, typer.Option("--groups", help="Show what pruning could cut, and what it could not.")
+    ] = False,
+    graph: Annotated[
+        str | None, typer.Option("--graph", help="Draw the groups: FILE.svg or FILE.html.")
+    ] = None,
     trust_pickle: shared.TrustPickle = False,
     as_json: shared.AsJson = False,
 ) -> None:
     """Show what a MODEL is, and everything a target lacks for it."""
     from effc.backends.base import backend_of
+    from effc.groups_view import checked_place, draw_groups, group_rows, group_table
     from effc.ir.errors import UnsupportedError
     from effc.ir.target import Target
     from effc.ir.trace import open_model
     from effc.preparation import cleaned
     from effc.progress import progress_on_stderr
+    from effc.tables import render
 
     wanted = Target.parse(target)
+    place = checked_place(Path(graph)) if graph else None
     notes: list[str] = []
     with progress_on_stderr() as progress:
         progress("read model", 0, 1)
@@ -35,10 +45,16 @@ def command(
     facts["notes"] = notes
     missing = backend_of(wanted.backend).unsupported(clean, wanted)
     facts["target"] = {"name": wanted.name, "unsupported": [vars(entry) for entry in missing]}
+    if groups or place:
+        facts["groups"] = group_rows(clean)
+    if place:
+        draw_groups(clean.name, facts["groups"], place)
     if as_json:
         shared.print_json(facts)
     else:
         _print(facts)
+        if groups:
+            typer.echo(render([group_table(facts["groups"])]), nl=False)
     if missing:
         raise UnsupportedError(f"target {wanted}", missing)
 
