@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: env run test check format bench onnx-suite golden clean
+.PHONY: env run test check format bench bench-bits bench-prune onnx-suite golden clean
 
 env: $(STAMP)
 
@@ -43,6 +43,9 @@ onnx-suite: $(STAMP)
 
 bench-bits: $(STAMP)
 	PYTHONPATH=tools $(BIN)/python -m bench.bits $(BENCH)
+
+bench-prune: $(STAMP)
+	PYTHONPATH=tools $(BIN)/python -W ignore -m bench.pruning $(BENCH)
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest -q tests/golden --rewrite-golden

@@ -1,0 +1,66 @@
+"""The page of `make bench-prune`: tables, who beats whom, what time was gained."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import pruning
+from effc.tables import render
+
+
+def row(way, cut, value, peer=None, what="accuracy", **more):
+    better = "higher" if what == "accuracy" else "lower"
+    return {"model": "vit" if what == "accuracy" else "resnet18", "what": what, "way": way,
+            "peer": peer, "cut": cut, "value": value, "better": better, "left": 1 - cut,
+            **more}  # fmt: skip
+
+
+@pytest.fixture
+def rows():
+    return [
+        row("whole", 0.0, 0.99), row("l2", 0.5, 0.4), row("fisher", 0.5, 0.9),
+        row("l2", 0.5, 0.8, "Torch-Pruning"), row("l2", 0.75, 0.3),
+        row("lamp", 0.75, 0.5, "Torch-Pruning"),
+        row("l2", 0.5, 0.6, what="latency", whole=1.0),
+        row("l2", 0.3, 0.8, what="latency", whole=1.0),
+    ]  # fmt: skip
+
+
+def test_a_table_per_model_with_a_column_per_cut(rows):
+    (made,) = pruning.page_tables(rows)
+    lines = render([made], 100).splitlines()
+    assert lines[0] == "vit: accuracy after the cut, 99.0% before"
+    assert lines[1].split() == ["by", "importance", "50%", "cut", "75%", "cut"]
+    assert ["effc", "l2", "40.0%", "30.0%"] in [line.split() for line in lines]
+    assert ["Torch-Pruning", "lamp", "50.0%"] in [line.split() for line in lines]
+
+
+def test_verdicts(rows):
+    assert list(pruning.verdicts(rows)) == [
+        "vit, 50% cut: fisher (90.0%) beats Torch-Pruning l2 (80.0%)",
+        "vit, 75% cut: l2 (30.0%) does not beat Torch-Pruning lamp (50.0%)",
+        "resnet18, 50.0% of the multiply-adds cut: 1.67x faster, 80% of the reduction, "
+        "less than 85%",
+        "resnet18, 30.0% of the multiply-adds cut: 1.25x faster, 67% of the reduction, "
+        "less than 85%",
+    ]
+
+
+def test_a_row_takes_the_place_of_an_earlier_one(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(pruning, "RESULT", tmp_path / "prune.json")
+    for one in (*rows, row("l2", 0.5, 0.7)):
+        pruning.keep(one)
+    stored = pruning.stored()
+    assert len(stored) == len(rows)
+    assert stored[-1]["value"] == 0.7
+    assert "environment" in json.loads((tmp_path / "prune.json").read_text())
+
+
+def test_page(rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("docs").mkdir()
+    pruning.write_page(pruning.page_tables(rows), list(pruning.verdicts(rows)))
+    page = Path("docs/pruning.md").read_text()
+    assert page.startswith("# Pruning\n\n`make bench-prune` on ")
+    assert page.count("\n- vit, ") == 2
