@@ -17,6 +17,7 @@ from effc.passes.report import PassRow
 BACKENDS = {
     "tvm_cpu": "effc.backends.tvm_cpu.backend:CpuBackend",
     "eager": "effc.backends.eager.backend:EagerBackend",
+    "onnxruntime": "effc.backends.onnxruntime.backend:OnnxRuntimeBackend",
 }
 
 

@@ -106,13 +106,14 @@ def known_targets() -> dict[str, Target]:
         _x86("znver4", "znver4", (*V4, VNNI, BF16), **zen4),
         _x86("sapphirerapids", "sapphirerapids", (*V4, VNNI, BF16), **rapids),
         Target("eager", backend="eager", triple="", cpu=""),
+        Target("onnxruntime", "onnxruntime", "", "", cores=options.default_threads()),
     ]
     return {target.name: target for target in targets}
 
 
 PLANNED = """
 aarch64 cortex-a53 cortex-a72 cortex-a76 armv7 riscv64 cortex-m4 cortex-m7 cortex-m33 cortex-m55
-cuda cuda-sm80 cuda-sm90 a100 h100 h200 orin opencl metal webgpu onnxruntime
+cuda cuda-sm80 cuda-sm90 a100 h100 h200 orin opencl metal webgpu
 """.split()
 
 

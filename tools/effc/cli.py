@@ -11,10 +11,10 @@ from effc.commands import (
     compile,
     eval,
     explain,
+    export,
     inspect,
     listings,
     opt,
-    planned,
     report,
     run,
     tune,
@@ -43,7 +43,7 @@ app.command("report")(report.command)
 app.command("targets")(listings.targets)
 app.command("passes")(listings.passes)
 app.command("tune")(tune.command)
-app.command("export", context_settings=planned.ANYTHING)(planned.export)
+app.command("export")(export.command)
 
 
 def _version(value: bool) -> None:

@@ -1,0 +1,1 @@
+"""ONNX Runtime as a target: a QDQ model and the settings to run it with."""

@@ -1,0 +1,5 @@
+"""Programs as ONNX models."""
+
+from effc.ir.export.onnx.writer import onnx_model, save_onnx, unsupported
+
+__all__ = ["onnx_model", "save_onnx", "unsupported"]
