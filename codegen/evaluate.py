@@ -225,6 +225,7 @@ NUMBER_OPERANDS = {
     "bitwise_left_shift": (0, 1), "bitwise_right_shift": (0, 1),
     "__lshift__": (0, 1), "__rshift__": (0, 1),
     "bitwise_and": (0, 1), "bitwise_or": (0, 1), "bitwise_xor": (0, 1), "lerp": (2,),
+    "__and__": (0, 1), "__or__": (0, 1), "__xor__": (0, 1),
 }  # fmt: skip
 
 

@@ -61,7 +61,7 @@ class Region:
 
     @cached_property
     def is_coarse(self) -> bool:
-        """Whether what it computes comes from, or goes to, at most 16 bits."""
+        """Whether what it computes comes from 16 bits or codes, or goes to bfloat16 or codes."""
         anchor = self.anchor()
         if anchor is not None and any(word in op_name(anchor) for word in ("_integer", "_half")):
             return True
@@ -103,5 +103,5 @@ class Region:
 
 
 def is_short(dtype: torch.dtype) -> bool:
-    """Whether a type holds numbers in at most 16 bits."""
-    return dtype.itemsize <= 2 and dtype != torch.bool
+    """Whether the steps of a type are far above 2^-12; those of float16 are twice that."""
+    return dtype == torch.bfloat16 or (dtype.itemsize == 1 and dtype != torch.bool)

@@ -18,7 +18,7 @@ where.ScalarSelf where.Scalar where.self addcmul.default addcdiv.default lerp.Sc
 square.default fill.Scalar fill.Tensor threshold.default bitwise_left_shift.Tensor
 bitwise_right_shift.Tensor bitwise_left_shift.Tensor_Scalar bitwise_right_shift.Tensor_Scalar
 __lshift__.Tensor __lshift__.Scalar __rshift__.Tensor __rshift__.Scalar bitwise_and.Scalar
-bitwise_or.Scalar bitwise_xor.Scalar
+bitwise_or.Scalar bitwise_xor.Scalar __and__.Scalar __or__.Scalar __xor__.Scalar
 """.split()
 
 COSTLY = """

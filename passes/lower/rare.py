@@ -24,6 +24,7 @@ aten = torch.ops.aten
 SORTS = (aten.sort.stable, aten.sort.default, aten.topk.default)
 SCATTERS = (aten.scatter.src, aten.scatter_reduce.two)
 PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default, aten.linear.default)
+HALVES = (torch.float16, torch.bfloat16)
 PLAIN_FLOATS = (torch.float32, torch.bfloat16)
 
 
@@ -192,7 +193,9 @@ def _is_plain_product(node: fx.Node) -> bool:
     if not is_call(node, *PRODUCTS):
         return False
     has_vector = node.target is aten.matmul.default and 1 in map(rank, node.args[:2])
-    return has_vector or node.meta["val"].dtype not in PLAIN_FLOATS
+    dtype = node.meta["val"].dtype
+    is_loose = dtype == torch.bfloat16 and not is_constant(node.args[1])
+    return has_vector or is_loose or dtype not in PLAIN_FLOATS
 
 
 def _is_loose_linear(node: fx.Node) -> bool:
@@ -210,11 +213,11 @@ def _spell_out_linear(node: fx.Node, editor: Editor) -> None:
 
 
 def _spell_out_product(node: fx.Node, editor: Editor) -> None:
-    """float16 goes through float32; integers and float64 are multiplied and summed."""
+    """16-bit floats go through float32; integers and float64 are multiplied and summed."""
     new, (x, y) = Chain(editor, node), node.args[:2]
     dtype = node.meta["val"].dtype
     bias = _at(node, 2) if is_call(node, aten.linear.default) else None
-    if dtype == torch.float16:
+    if dtype in HALVES:
         wide = [new(aten._to_copy.default, part, dtype=torch.float32) for part in (x, y)]
         if bias is not None:
             wide.append(new(aten._to_copy.default, bias, dtype=torch.float32))

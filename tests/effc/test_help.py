@@ -82,7 +82,7 @@ def test_wrong_usage(run, words, reason):
 @pytest.mark.parametrize(
     "words",
     [
-        ["export", "out", "--to", "onnx", "-o", "x.onnx"],
+        ["export", "out", "--to", "c", "-o", "x.c"],
         ["compile", "x", "--max-latency", "5ms"],
         ["compile", "x", "--max-memory", "5MB"],
     ],

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.onnx_cases import Case, cases, model_of
+from bench.onnx_cases import Case, cases, excluded, is_narrowed, model_of
 
 MODES = ("eager", "native")
 LIMIT_SECONDS = 300
@@ -221,6 +221,7 @@ def _run_mode(mode: str, options: dict[str, Any]) -> dict[str, Result]:
     file = WORK / f"{mode}.jsonl"
     found = _known(file, options) if options["resume"] else {}
     names = [name for name in cases() if name not in found and options["only"] in name]
+    names.sort(key=lambda name: bool(excluded(cases()[name]) or is_narrowed(cases()[name])))
     started = time.perf_counter()
     with file.open("a" if options["resume"] else "w") as stream:
 

@@ -66,5 +66,6 @@ TABLE: dict[str, Rule] = {
     "aten.scalar_tensor.default": _scalar,
     **{f"aten.arange.{form}": _range for form in ("default", "start", "start_step")},
     "aten.eye.default": _eye,
+    "aten.eye.m": _eye,
     "aten.linspace.default": _spaced,
 }

@@ -10,7 +10,7 @@ from effc.ir.trace.onnx.elementwise import wide
 
 POWER_OF_TWO = torch.float8_e8m0fnu
 WITHOUT_INFINITY = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
-LARGEST_SCALE = 2.0**127
+EXPONENT_BITS = 0x7F800000
 
 
 def convert(call: Call, x: Tensor, number: int) -> Tensor:
@@ -57,8 +57,9 @@ def _to_small_float(x: Tensor, element: Element) -> Tensor:
     """Round to the type's grid, half to even, and keep within its range; NaN is 0."""
     x = torch.clamp(torch.nan_to_num(x, 0.0), *element.range)
     smallest = {1: 1.0, 3: 1.0, 2: 0.25}[element.mantissa]
-    exponent = torch.floor(torch.log2(torch.clamp_min(torch.abs(x), smallest)))
-    step = torch.exp2(exponent - element.mantissa)
+    magnitude = torch.clamp_min(torch.abs(x), smallest)
+    power = (magnitude.view(torch.int32) & EXPONENT_BITS).view(torch.float32)
+    step = power * 2.0**-element.mantissa
     return torch.round(x / step) * step
 
 

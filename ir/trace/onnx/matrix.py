@@ -6,7 +6,10 @@ import torch
 from torch.nn import functional as F  # noqa: N812  (torch's own spelling)
 
 from effc.ir.trace.onnx.call import Call, Tensor, is_known, listed
+from effc.ir.trace.onnx.einsum import Terms
 from effc.ir.trace.onnx.elementwise import aligned, widened
+
+LARGEST_MINOR = 4
 
 
 def _matmul(call: Call, x: Tensor, y: Tensor) -> Tensor:
@@ -41,11 +44,29 @@ def _integer_gemm(call: Call, x: Tensor, y: Tensor, bias: Tensor | None) -> Tens
 
 
 def _einsum(call: Call, *values: Tensor) -> Tensor:
-    return torch.einsum(call.get("equation", "").replace(" ", ""), *values)
+    terms = Terms.parse(call, call.get("equation", ""), values)
+    parts = [terms.aligned(*pair) for pair in zip(terms.inputs, values, strict=True)]
+    result = terms.contracted(parts)
+    return result.permute(terms.order) if terms.order != sorted(terms.order) else result
 
 
 def _determinant(call: Call, x: Tensor) -> Tensor:
-    return torch.linalg.det(x)
+    """By minors where the matrix is small, so that it compiles."""
+    return _by_minors(x) if x.shape[-1] <= LARGEST_MINOR else torch.linalg.det(x)
+
+
+def _by_minors(x: Tensor) -> Tensor:
+    """The determinant of [..., size, size], along the first row."""
+    size = x.shape[-1]
+    if size == 1:
+        return x[..., 0, 0]
+    total: Any = None
+    for place in range(size):
+        rest = [column for column in range(size) if column != place]
+        columns = [x[..., 1:, column] for column in rest]
+        term = x[..., 0, place] * _by_minors(torch.stack(columns, -1))
+        total = term if total is None else (total - term if place % 2 else total + term)
+    return total
 
 
 def is_zero(value: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812  (torch's own spelling)
 
-from effc.ir.trace.onnx.call import Call, Tensor
+from effc.ir.trace.onnx.call import Call, Tensor, is_known
 from effc.ir.trace.onnx.elements import element_of
 
 
@@ -17,7 +17,11 @@ def _batch_norm(
     if call.get("training_mode", 0) or (call.version < 14 and len(call.outputs) > 1):
         raise call.refuse("batch norm while training is not supported")
     epsilon = call.get("epsilon", 1e-5)
-    return F.batch_norm(x, mean, variance, scale, bias, False, 0.1, epsilon)
+    if all(map(is_known, (scale, bias, mean, variance))):
+        return F.batch_norm(x, mean, variance, scale, bias, False, 0.1, epsilon)
+    shape = [-1, *[1] * (x.dim() - 2)]
+    scale, bias, mean, variance = (part.reshape(shape) for part in (scale, bias, mean, variance))
+    return (x - mean) * (torch.rsqrt(variance + epsilon) * scale) + bias
 
 
 def _instance_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
