@@ -206,7 +206,7 @@ def _compare(make: Callable[[Expr, Expr], Expr]) -> Rule:
 def _fmod(x: Expr, y: Expr) -> Expr:
     """Remainder with the sign of the dividend."""
     if is_float(x):
-        return x - same_type("llvm.trunc", x / y) * y
+        return library("fmod", x, y)
     return x - truncated_divide(x, y) * y
 
 

@@ -2,7 +2,7 @@
 
 from tvm import tirx
 
-from effc.codegen.operands import bound, is_float
+from effc.codegen.operands import bound, is_float, library
 from effc.codegen.tir import Expr, dtype_of, same_type, split_dtype
 
 
@@ -29,8 +29,12 @@ def floor_divide(x: Expr, y: Expr) -> Expr:
 
 
 def remainder(x: Expr, y: Expr) -> Expr:
-    """Remainder with the sign of the divisor."""
-    return x - floor_divide(x, y) * y
+    """Remainder with the sign of the divisor; of floats exact, also of large quotients."""
+    if not is_float(x):
+        return x - floor_divide(x, y) * y
+    rest, zero = library("fmod", x, y), bound(x, 0)
+    is_other_sign = ((rest < zero) & (y > zero)) | ((rest > zero) & (y < zero))
+    return tirx.Select(is_other_sign, rest + y, rest)
 
 
 def _bits(x: Expr) -> int:

@@ -42,7 +42,7 @@ class Integers(torch.nn.Module):
             x + y, x - y, x * y, torch.div(x, y, rounding_mode="floor"),
             torch.div(x, y, rounding_mode="trunc"), x % y, x & y, x | y, x ^ y, -x, x.abs(),
             x > y, x.to(torch.float32) * 0.5, x.to(torch.int32), x.clamp(-3, 5), x / y,
-            torch.maximum(x, y),
+            torch.maximum(x, y), x & 6, x | 1, x ^ 5,
         ]  # fmt: skip
 
 
@@ -78,6 +78,19 @@ def test_other_float_types(compiled, target, dtype):
 
     x = torch.randn(5, 19, generator=torch.Generator().manual_seed(4)).to(dtype)
     compiled(Mixed(), {"x": x}, target).check({"x": x}, ROUNDING[torch.float32])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_remainders(compiled, target, dtype):
+    """Exact, also where the quotient is large or the divisor infinite."""
+
+    class Remainders(torch.nn.Module):
+        def forward(self, x, y):
+            return torch.remainder(x, y), torch.fmod(x, y)
+
+    ends = torch.tensor([-3.0, 3.0, 0.0, float("inf"), float("nan"), 4097.3, -1.0], dtype=dtype)
+    inputs = {"x": ends.repeat(7), "y": ends.flip(0).repeat_interleave(7)}
+    compiled(Remainders(), inputs, target).check(inputs, EXACT)
 
 
 def test_bfloat16_inside(compiled, target):

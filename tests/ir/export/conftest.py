@@ -1,5 +1,6 @@
+"""Lets the tests of this folder import `export_checks`."""
+
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "trace" / "onnx")]
+sys.path.insert(0, str(Path(__file__).parent))

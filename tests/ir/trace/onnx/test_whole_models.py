@@ -1,16 +1,20 @@
-"""Models exported by `torch.onnx.export`: imported, compared with PyTorch, compiled, compared."""
+"""Models exported by `torch.onnx.export`: imported, compiled, written again, always compared."""
 
 import numpy as np
 import pytest
+from export_checks import QUANTIZED_DB, check_export
 from exported_models import MODELS, exported
 from onnx_models import save
 
 from effc.ir.trace import open_model
 from effc.ir.verify import unknown_operators, verify
 from effc.onnx_backend import EffcBackend
+from effc.passes.base import PassContext
+from effc.passes.clean.pipeline import CLEAN
+from effc.passes.manager import PassManager
 
 pytestmark = pytest.mark.slow
-DECIBEL = 90.0
+DECIBEL, WRITTEN = 90.0, 80.0
 
 
 def decibel(expected: np.ndarray, found: np.ndarray) -> float:
@@ -31,6 +35,19 @@ def test_import_and_compile(name, tmp_path):
     compiled = rep.run([x.numpy() for x in inputs])[0]
     assert isinstance(compiled, np.ndarray)
     assert decibel(expected.numpy(), compiled) > DECIBEL
+    written_again(program, {spec.name: inputs[0]}, tmp_path)
+
+
+def written_again(program, given, folder):
+    """ONNX -> effc -> ONNX -> effc, as float32 and with 8 bits."""
+    clean = PassManager.parse(CLEAN).run(program, PassContext()).program
+    assert check_export(clean, folder, WRITTEN, given).graph.node
+    quantize = PassManager.parse("quantize{activations=dynamic}")
+    quantized = quantize.run(clean, PassContext()).program
+    kinds = {
+        node.op_type for node in check_export(quantized, folder, QUANTIZED_DB, given).graph.node
+    }
+    assert kinds & {"DequantizeLinear", "MatMulInteger"}
 
 
 def test_enough_models() -> None:
