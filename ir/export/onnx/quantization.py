@@ -8,6 +8,7 @@ from torch import fx
 from effc.ir.export.onnx import codes as known
 from effc.ir.export.onnx.graph import Graph, RefusedError
 from effc.ir.export.onnx.rules import Arguments, Rule, dtype_of, operand, rank_of
+from effc.ir.export.onnx.shapes import transposed
 
 FLOAT = torch.float32
 
@@ -114,7 +115,20 @@ def _grouped(graph: Graph, node: fx.Node, given: Arguments) -> Any:
     return found
 
 
+def _integer_product(graph: Graph, node: fx.Node, given: Arguments) -> str:
+    """Sums of products of codes, and what the zero points add to them."""
+    x, weight, zero = given["x"], given["weight"], given["zero_point"]
+    columns = transposed(graph, graph.value(weight), [1, 0])
+    sums = graph.op("MatMulInteger", graph.value(x), columns)
+    if zero is None:
+        return sums
+    wide = graph.cast(graph.value(weight), torch.int32)
+    totals = graph.reduced("ReduceSum", wide, [1], False)
+    return graph.op("Sub", sums, graph.op("Mul", graph.value(zero), totals))
+
+
 TABLE: dict[str, Rule] = {
+    "effc.linear_integer.default": _integer_product,
     "effc.quantize.default": _quantize,
     "effc.dequantize.default": _dequantize,
     "effc.quantize_dynamic.default": _dynamic,

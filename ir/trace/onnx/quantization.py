@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from effc.ir.trace.onnx.call import Call, Tensor, folded, is_known
+from effc.ir.trace.onnx.call import Call, Tensor, folded, is_known, outside_tracing
 from effc.ir.trace.onnx.casts import convert, from_float8
 from effc.ir.trace.onnx.convolution import convolve, padded, window_pads
 from effc.ir.trace.onnx.elements import BY_DTYPE, FLOAT8, UINT8, Element, element_of
@@ -188,12 +188,28 @@ def _linear_conv(
 def _matmul_integer(
     call: Call, x: Tensor, y: Tensor, x_zero: Tensor | None = None, y_zero: Tensor | None = None
 ) -> Tensor:
+    weight = _integer_weight(y, y_zero)
+    is_one = x_zero is None or x_zero.numel() == 1
+    if weight is not None and is_one and x.dim() > 1 and x.dtype in (torch.uint8, torch.int8):
+        zero = None if x_zero is None else folded(_integers, single(x_zero))
+        return torch.ops.effc.linear_integer(x, weight, zero)
     left, right = x.to(torch.int32), y.to(torch.int32)
     if x_zero is not None:
         left = left - _rows(x_zero.to(torch.int32), x)
     if y_zero is not None:
         right = right - _columns(y_zero.to(torch.int32), y)
     return torch.matmul(left, right)
+
+
+def _integer_weight(y: Tensor, zero: Tensor | None) -> Tensor | None:
+    """A matrix known in advance as int8 codes `[out, in]` around 0; None where it is none."""
+    if y.dim() != 2 or not is_known(y) or not is_known(zero):
+        return None
+    with outside_tracing():
+        shifted = y.to(torch.int32)
+        shifted = shifted if zero is None else shifted - _columns(zero.to(torch.int32), y)
+        codes = shifted.to(torch.int8)
+        return codes.t().contiguous() if torch.equal(codes.to(torch.int32), shifted) else None
 
 
 def _conv_integer(

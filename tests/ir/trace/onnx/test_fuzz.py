@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from onnx import helper
 from onnx_models import INT64, linear_model, model, node, value
 
 from effc.ir.errors import EffcError
+from effc.ir.export.onnx import onnx_model
 from effc.ir.program import Program
 from effc.ir.trace import open_model
 
@@ -85,6 +87,25 @@ def try_to_open(tmp_path, content: bytes) -> None:
         assert "\n" not in str(result)
     else:
         assert result.signature.outputs
+        written_again(result)
+
+
+def written_again(program: Program) -> None:
+    """What was read is written as a valid model, or refused in one line."""
+    signal.alarm(LIMIT_SECONDS)
+    result: Any
+    try:
+        result = onnx_model(program)
+    except EffcError as error:
+        result = error
+    finally:
+        signal.alarm(0)
+    if isinstance(result, EffcError):
+        assert result.exit_code in (2, 3)
+        assert "\n" not in str(result)
+    else:
+        names = [spec.name for spec in program.signature.outputs]
+        assert [value.name for value in result.graph.output] == names
 
 
 @SETTINGS
