@@ -72,6 +72,7 @@ def crash_or_hang(case: Case, mode: str) -> Result:
 def test_crashes_and_hangs_are_results(monkeypatch):
     monkeypatch.setattr(onnx_suite, "run_case", crash_or_hang)
     monkeypatch.setattr(onnx_suite, "LIMIT_SECONDS", 5)
+    monkeypatch.setattr(onnx_suite, "PATIENCE", 1)
     found: list[Result] = []
     names = ["test_add", "test_abs", "test_neg", "test_exp"]
     run_all(names, "eager", found.append, workers=1)

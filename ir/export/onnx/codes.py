@@ -121,8 +121,9 @@ def integer_product(graph: Graph, node: fx.Node, given: Arguments) -> str | None
 def grouped(graph: Graph, node: fx.Node, is_transposed: bool) -> str | None:
     """The weight of `dequantize_grouped`: the sum over planes; None if codes are computed."""
     given = bound(node)
-    codes, scale, zeros = (stored(graph, given[name]) for name in ("codes", "scale", "zero_point"))
-    if codes is None or scale is None:
+    names = ("codes", "scale", "zero_point", "table")
+    codes, scale, zeros, table = (stored(graph, given[name]) for name in names)
+    if codes is None or scale is None or (given["table"] is not None and table is None):
         return None
     planes = range(len(codes)) if codes.dim() == 3 else [None]
     total = ""
@@ -131,7 +132,7 @@ def grouped(graph: Graph, node: fx.Node, is_transposed: bool) -> str | None:
             part if part is None or plane is None else part[plane] for part in (codes, scale, zeros)
         ]
         label = f"{given['codes'].target}" + ("" if plane is None else f".{plane}")
-        made = Blocks(pick[0], pick[1], pick[2], given["bits"], given["group"], given["features"])
+        made = Blocks(*pick, given["bits"], given["group"], given["features"], table)
         name = made.name(graph, label, is_transposed)
         total = graph.op("Add", total, name) if total else name
     return total
@@ -148,6 +149,7 @@ class Blocks:
         bits: Width of a code.
         group: Features that share a scale.
         features: Codes per row.
+        table: What codes stand for; None for themselves.
     """
 
     codes: Any
@@ -156,12 +158,15 @@ class Blocks:
     bits: int
     group: int
     features: int
+    table: Any = None
 
     def name(self, graph: Graph, label: str, is_transposed: bool) -> str:
         """Write codes and scales, and a DequantizeLinear of them."""
         block = math.gcd(self.group, self.features) if self.group < self.features else 0
         form = f"{'columns' if is_transposed else 'rows'}"
         width = 2 if self.bits <= 2 else 4 if self.bits <= 4 else 8
+        if self.table is not None:
+            return self._looked_up(graph, label, form, block)
         graph.need(25 if width == 2 else 21 if width == 4 or block else graph.needed)
         parts = [
             graph.weight(label, form, lambda: self._codes(width, is_transposed)),
@@ -180,13 +185,34 @@ class Blocks:
             settings["axis"] = 1 if is_transposed else 0
         return graph.op("DequantizeLinear", *parts, **settings)
 
+    def _looked_up(self, graph: Graph, label: str, form: str, block: int) -> str:
+        """Codes of a table, gathered and scaled: runtimes do this once, when they load a model."""
+        is_transposed, width = form == "columns", 4 if self.bits <= 4 else 8
+        graph.need(21 if width == 4 else graph.needed)
+        codes = graph.weight(label, form, lambda: self._codes(width, is_transposed))
+        places = graph.cast(codes, torch.int32)
+        values = graph.op("Gather", graph.constant(self.table), places, axis=0)
+        scales = self._scales(block, is_transposed)
+        rows = len(self.codes)
+        axis = 0 if is_transposed else 1
+        if not block:
+            shape = [1, -1] if is_transposed else [-1, 1]
+            return graph.op("Mul", values, graph.constant(scales.reshape(shape)))
+        split = [self.features // block, block]
+        outer = [*split, rows] if is_transposed else [rows, *split]
+        steps = graph.weight(f"{label}.scale", form, lambda: array_of(scales.unsqueeze(axis + 1)))
+        scaled = graph.op("Mul", graph.reshaped(values, outer), steps)
+        return graph.reshaped(
+            scaled, [self.features, rows] if is_transposed else [rows, self.features]
+        )
+
     def _codes(self, width: int, is_transposed: bool) -> Any:
         codes = unpack_codes(self.codes, self.bits, self.features)
         return self._proto(codes.t() if is_transposed else codes, width)
 
     def _proto(self, codes: torch.Tensor, width: int) -> Any:
         """Narrow codes as ONNX stores them; signed ones where 0 is the middle."""
-        is_signed = self.zero_point is None and self.bits == width
+        is_signed = self.zero_point is None and self.bits == width and self.table is None
         if is_signed:
             codes = codes ^ (1 << (width - 1))
         kinds = {2: ("UINT2", "INT2"), 4: ("UINT4", "INT4"), 8: ("UINT8", "INT8")}
@@ -196,7 +222,7 @@ class Blocks:
 
     def _per_block(self, part: torch.Tensor, block: int, is_transposed: bool) -> torch.Tensor:
         if not block:
-            return part.reshape(-1)
+            return part.reshape(-1) if part.numel() > 1 else part.reshape([])
         part = part.repeat_interleave(self.group // block, -1)[:, : self.features // block]
         return (part.t() if is_transposed else part).contiguous()
 

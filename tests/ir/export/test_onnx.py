@@ -111,6 +111,16 @@ def test_grouped_weights(block, tmp_path, bits, opset, options):
     assert getattr(onnx.TensorProto, name) in types
 
 
+@pytest.mark.parametrize(
+    ("scheme", "opset"), [("nf4", 21), ("e4m3", 13), ("nvfp4", 21), ("mxfp8", 13)]
+)
+def test_weights_by_a_table(block, tmp_path, scheme, opset):
+    program = passed(block, f"quantize-weights{{scheme={scheme}}}").program
+    model = check_export(program, tmp_path, QUANTIZED_DB)
+    assert model.opset_import[0].version == opset
+    assert "Gather" in kinds(model)
+
+
 def test_ternary_planes_add_up(block, tmp_path):
     program = passed(block, "quantize-weights{scheme=ternary group=32}").program
     assert check_export(program, tmp_path, QUANTIZED_DB).opset_import[0].version == 25
