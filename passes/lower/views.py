@@ -156,6 +156,8 @@ def reshaped_strides(
     Neighbouring old dimensions that lie one after the other form blocks; the new dimensions must
     fill the blocks one by one.
     """
+    if 0 in new:
+        return (0,) * len(new)
     blocks = _blocks(old, strides)
     result: list[Size] = []
     remaining = list(reversed([size for size in new]))

@@ -101,8 +101,10 @@ def _remainder(graph: Graph, node: fx.Node, given: Arguments) -> str:
     first, second = (operand(graph, value, dtype) for value in _pair(given))
     if not dtype.is_floating_point:
         return graph.op("Mod", first, second)
-    whole = graph.op("Mul", graph.op("Floor", graph.op("Div", first, second)), second)
-    return graph.op("Sub", first, whole)
+    rest = graph.op("Mod", first, second, fmod=1)
+    signs = graph.op("Mul", graph.op("Sign", rest), graph.op("Sign", second))
+    is_opposite = graph.op("Less", signs, graph.constant(0.0, dtype))
+    return graph.op("Where", is_opposite, graph.op("Add", rest, second), rest)
 
 
 def _fmod(graph: Graph, node: fx.Node, given: Arguments) -> str:

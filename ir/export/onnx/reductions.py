@@ -1,5 +1,6 @@
 """Reductions, and operators that order elements."""
 
+import math
 from typing import Any
 
 import torch
@@ -89,7 +90,8 @@ def _variance(is_root: bool = False, with_mean: bool = False) -> Rule:
         if correction:
             if not isinstance(count, int):
                 raise RefusedError("a corrected variance of a symbolic size has no form here")
-            factor = graph.constant(count / max(count - correction, 0), dtype_of(x))
+            rest = count - correction
+            factor = graph.constant(count / rest if rest > 0 else math.inf, dtype_of(x))
         found, mean = variance(graph, graph.value(x), axes, keep, factor)
         found = graph.op("Sqrt", found) if is_root else found
         return (found, mean) if with_mean else found

@@ -1,5 +1,6 @@
 """Every operator the ONNX export knows, against PyTorch, in ONNX Runtime and read back."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,8 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
     "floor_divide-float": (lambda x: x // 0.3, (X,)),
     "div-trunc": (lambda x: torch.div(x, 0.3, rounding_mode="trunc"), (X,)),
     "remainder": (lambda x: x % 0.3, (X,)),
+    "remainder-ends": (lambda x: x % math.inf, (X,)),
+    "var-of-one": (lambda x: x[:, :1].var(1), (X,)),
     "remainder-integers": (lambda x: x % 4, (COUNTS,)),
     "fmod": (lambda x: torch.fmod(x, 0.3), (X,)),
     "pow": (lambda x: x**2.5, (POSITIVE,)),

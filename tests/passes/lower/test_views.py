@@ -176,3 +176,9 @@ def test_operators_without_a_rule_are_known() -> None:
     program = recorded(lambda x: x.as_strided((2, 2), (1, 2)).t(), x=torch.empty(4, 4))
     calls = [node for node in program.methods[FORWARD].graph.nodes if node.op == "call_function"]
     assert [has_rule(node) for node in calls] == [False, True]
+
+
+def test_views_of_nothing() -> None:
+    """Without elements every shape of none is a view."""
+    assert reshaped_strides((0, 3, 4), (12, 4, 1), (3, 4, 0)) == (0, 0, 0)
+    assert reshaped_strides((3, 0), (1, 3), (0,)) == (0,)
