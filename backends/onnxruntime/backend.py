@@ -8,7 +8,7 @@ from effc.backends.artifact import Manifest
 from effc.backends.base import Built, without_arrays
 from effc.backends.onnxruntime.session import EXACT_BLOCKS, MODEL, SETTINGS, OnnxRuntimeSession
 from effc.codegen.schedule import Chosen, nothing_chosen
-from effc.ir.errors import Unsupported, UnsupportedError
+from effc.ir.errors import Unsupported, UnsupportedError, UsageError
 from effc.ir.program import Program
 from effc.ir.target import Target
 from effc.passes.base import PassContext
@@ -47,8 +47,16 @@ class OnnxRuntimeBackend:
         """Not known."""
         return None
 
-    def open(self, folder: Path, manifest: Manifest, threads: int) -> OnnxRuntimeSession:
-        """Load the model."""
+    def open(
+        self, folder: Path, manifest: Manifest, threads: int, bits: int = 0
+    ) -> OnnxRuntimeSession:
+        """Load the model.
+
+        Raises:
+            UsageError: If a width of the weights is asked for.
+        """
+        if bits:
+            raise UsageError(f"{folder} runs in ONNX Runtime: its weights have one width")
         return OnnxRuntimeSession(folder, manifest, threads)
 
 

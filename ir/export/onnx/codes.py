@@ -58,7 +58,7 @@ def scales_of(
     limits = torch.iinfo(dtype)
     if bool((zeros < limits.min).any()) or bool((zeros > limits.max).any()):
         return None
-    whole = torch.broadcast_shapes(steps.shape, zeros.shape)
+    whole = torch.broadcast_shapes(steps.shape, zeros.shape)  # type: ignore[no-untyped-call]
     wide = [1] * (len(shape) - len(whole)) + list(whole)
     axes = [place for place, size in enumerate(wide) if size != 1]
     if len(wide) > len(shape) or len(axes) > 1 or any(shape[a] != wide[a] for a in axes):
@@ -132,7 +132,8 @@ def grouped(graph: Graph, node: fx.Node, is_transposed: bool) -> str | None:
             part if part is None or plane is None else part[plane] for part in (codes, scale, zeros)
         ]
         label = f"{given['codes'].target}" + ("" if plane is None else f".{plane}")
-        made = Blocks(*pick, given["bits"], given["group"], given["features"], table)
+        sizes = given["bits"], given["group"], given["features"]
+        made = Blocks(pick[0], pick[1], pick[2], *sizes, table)
         name = made.name(graph, label, is_transposed)
         total = graph.op("Add", total, name) if total else name
     return total

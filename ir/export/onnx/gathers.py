@@ -90,7 +90,8 @@ def _indexed(graph: Graph, node: fx.Node, given: Arguments) -> str:
     rank, count = rank_of(x), len(dims)
     first = transposed(graph, graph.value(x), moved(rank, dims, list(range(count))))
     deep = max(rank_of(part) for part in parts)
-    shape = list(torch.broadcast_shapes(*[part.meta["val"].shape for part in parts]))
+    shapes = [part.meta["val"].shape for part in parts]
+    shape = list(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
     whole = graph.sizes(shape)
     tuples = [
         unsqueezed(graph, graph.op("Expand", operand(graph, part, torch.int64), whole), [deep])
@@ -117,7 +118,7 @@ def _flipped(graph: Graph, node: fx.Node, given: Arguments) -> str:
 
 def _tiled(graph: Graph, node: fx.Node, given: Arguments) -> str:
     x = given["self"]
-    times = list(given.get("repeats", given.get("dims")))
+    times = list(given["repeats"] if "repeats" in given else given["dims"])
     missing = len(times) - rank_of(x)
     value = unsqueezed(graph, graph.value(x), list(range(missing))) if missing > 0 else (
         graph.value(x)

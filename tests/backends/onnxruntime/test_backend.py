@@ -84,6 +84,11 @@ def test_a_closed_model_says_so(folder):
         model.run({"x": np.zeros((2, 6), np.float32)})
 
 
+def test_weights_have_one_width(folder):
+    with pytest.raises(UsageError, match="one width"):
+        Model(folder, bits=4)
+
+
 def test_strided_and_read_only_inputs(folder):
     x = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32).T
     x.setflags(write=False)
