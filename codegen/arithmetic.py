@@ -303,6 +303,7 @@ KEEPS_OPERANDS = {
     "effc.quantize",
     "effc.quantize_scaled",
     "effc.dequantize",
+    "effc.round_float",
     "isnan",
     "isinf",
 }

@@ -8,10 +8,13 @@ from tvm import tirx
 from effc.codegen import vector_math
 from effc.codegen.dtypes import held
 from effc.codegen.operands import bound, is_nan
-from effc.codegen.tir import Builder, Expr, cast, dtype_of, lanes_of, llvm, with_lanes
+from effc.codegen.tir import Builder, Expr, cast, const, dtype_of, lanes_of, llvm, with_lanes
+from effc.ir.float_formats import LARGEST as LARGEST_FLOAT
+from effc.ir.float_formats import MINIFLOATS
 
 Rule = Callable[[Builder, fx.Node, list[Expr]], Expr]
 LARGEST = 2**30
+FLOAT_MANTISSA = 23
 
 
 def _fused(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
@@ -75,7 +78,29 @@ def _dequantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     return cast(codes, "float32") * operands[1]
 
 
+def _round_float(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    """Drop mantissa bits to nearest even; for subnormal results add and take off a large one."""
+    x, name = operands[0], str(node.args[1])
+    _, mantissa, bias = MINIFLOATS[name]
+    u32 = with_lanes("uint32", lanes_of(x))
+    drop = FLOAT_MANTISSA - mantissa
+    bits = b.let(tirx.reinterpret(u32, x))
+    odd = (bits >> const(drop, u32)) & const(1, u32)
+    near = bits + const((1 << (drop - 1)) - 1, u32) + odd
+    kept = near & const((1 << 32) - (1 << drop), u32)
+    normal = tirx.reinterpret(dtype_of(x), b.let(kept))
+    large = bound(x, 1.5 * 2.0 ** (FLOAT_MANTISSA + 1 - bias - mantissa))
+    shifted = b.let(x + large)
+    small = b.let(shifted - large)
+    size = b.let(llvm("llvm.fabs", dtype_of(x), x))
+    found = b.let(tirx.Select(size < bound(x, 2.0 ** (1 - bias)), small, normal))
+    most = bound(x, LARGEST_FLOAT[name])
+    limited = b.let(tirx.Max(tirx.Min(most, found), -most))
+    return tirx.Select(is_nan(x), bound(x, 0.0), limited)
+
+
 RULES: dict[str, Rule] = {
+    "effc.round_float": _round_float,
     "effc.fused_multiply_add": _fused,
     "effc.requantize": _requantize,
     "effc.quantize": _quantize,

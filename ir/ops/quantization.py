@@ -7,6 +7,8 @@ Scales and zero points broadcast against the tensor, so one pair of operators co
 import torch
 from torch import Tensor
 
+from effc.ir.float_formats import rounded
+
 
 @torch.library.custom_op("effc::quantize", mutates_args=())
 def quantize(
@@ -66,6 +68,25 @@ def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tenso
 @dequantize.register_fake
 def _(codes: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
     return torch.empty_like(codes, dtype=torch.float32)
+
+
+@torch.library.custom_op("effc::round_float", mutates_args=())
+def round_float(x: Tensor, format: str) -> Tensor:
+    """The nearest finite values of a small float format; ties go to even, NaN becomes 0.
+
+    Args:
+        x: float32, any shape.
+        format: `e4m3` or `e5m2`.
+
+    Returns:
+        float32 of the shape of `x`.
+    """
+    return rounded(x, format)
+
+
+@round_float.register_fake
+def _(x: Tensor, format: str) -> Tensor:
+    return torch.empty_like(x)
 
 
 @torch.library.custom_op("effc::quantize_dynamic", mutates_args=())

@@ -82,6 +82,8 @@ def _reason(node: fx.Node, ctx: PassContext) -> str:
         return f"its codes have {node.args[3]} bits, not {WIDE}"
     if len(operands) > 2:
         return "its groups have zero points"
+    if any(one is not None for one in node.args[6:]):
+        return "its codes are looked up in a table"
     is_known = all(isinstance(one, fx.Node) and one.op == "get_attr" for one in operands)
     return "" if is_known else "its codes are no constants"
 

@@ -60,6 +60,8 @@ class QuantizeWeights(Pass):
         activations: `int8` rounds them per token around zero, with a scale found at run time: at 8
             bits their error is far below that of weights in 4, and sums of integers take a
             quarter of the time; `float32` leaves them alone; `auto` is `int8` for integer codes.
+            `int16`, `float8` (E4M3) per token and `bfloat16` round them, too, but products are
+            those of float32: they show what such processors would compute.
     """
 
     name: ClassVar[str] = RULE

@@ -3,19 +3,25 @@
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import fx
 
 from effc.ir.edit import Editor
+from effc.ir.float_formats import LARGEST
 from effc.ir.program import attribute
 from effc.passes.bits.grouped import Format, Grouped, Joined
 from effc.passes.bits.layers import Layer
 from effc.passes.bits.weights import TensorKey, tensor_key
 
-LIMIT = 127
-Activations = Literal["auto", "int8", "float32"]
+Activations = Literal["auto", "int8", "int16", "float8", "bfloat16", "float32"]
+TINY = 1e-30
+LIMITS = {"int8": (127, torch.int8), "int16": (32767, torch.int16)}
+NOTES = {"int8": "dynamic int8 per token", "int16": "dynamic int16 per token, products in float32",
+         "float8": "dynamic E4M3 per token, products in float32",
+         "bfloat16": "bfloat16, products in float32", "float32": "float32"}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +64,7 @@ class Writer:
     activations: Activations
     packed: Packed
     _nodes: dict[tuple[TensorKey, Format], list[list[fx.Node | None]]] = field(default_factory=dict)
-    _codes: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    _codes: dict[tuple[fx.Node, str], fx.Node] = field(default_factory=dict)
 
     def write(self, layer: Layer, form: Format, notes: dict[str, dict[str, Any]]) -> None:
         """Let a layer read a dequantized weight, and note what was done."""
@@ -67,10 +73,10 @@ class Writer:
         if key not in self.packed:
             self.packed[key] = self.rounded(layer, tensor, form)
         written = self.packed[key]
-        value, rounds = layer.value, self._rounds(form, written.found)
+        value, mode = layer.value, self._mode(form, written.found)
         self.editor.set_argument(node, 1, self._weight(layer, written.found, form))
-        if rounds:
-            self.editor.set_argument(node, 0, self._rounded(value))
+        if mode != "float32":
+            self.editor.set_argument(node, 0, self._rounded(value, mode))
         if written.shift is not None:
             self._shift(layer, written.shift)
         name, number = layer.name, 1
@@ -82,13 +88,16 @@ class Writer:
             "weight": weight_text(written.found, form),
             "weight_sqnr_db": round(decibel, 2) if abs(decibel) < float("inf") else None,
             "weight_nbytes": written.found.nbytes,
-            "activation": "dynamic int8 per token" if rounds else "float32",
+            "activation": NOTES[mode],
             **({"kernel": "codes are looked up in a table"} if written.found.has_table else {}),
         }
 
-    def _rounds(self, form: Format, found: Joined) -> bool:
+    def _mode(self, form: Format, found: Joined) -> str:
+        """How the activations of a layer are rounded."""
+        if self.activations != "auto":
+            return self.activations
         is_exact = form.scheme in ("int", "ternary") and not found.has_table
-        return self.activations == "int8" or (self.activations == "auto" and is_exact)
+        return "int8" if is_exact else "float32"
 
     def _weight(self, layer: Layer, found: Joined, form: Format) -> fx.Node:
         """The dequantized weight; that of several runs side by side."""
@@ -127,22 +136,39 @@ class Writer:
         layer.node.args = (*layer.node.args[:2], bias)
         self.editor.edits += 1
 
-    def _rounded(self, value: fx.Node) -> fx.Node:
-        """A value as what its int8 codes stand for."""
-        if value not in self._codes:
-            effc, place = torch.ops.effc, value.next
+    def _rounded(self, value: fx.Node, mode: str) -> fx.Node:
+        """A value as what its codes stand for."""
+        if (value, mode) not in self._codes:
+            place = value.next
             while place.op in ("placeholder", "get_attr"):
                 place = place.next
-            settings = (value, [-1], LIMIT, torch.int8)
-            parts = self.editor.call(
-                value, effc.quantize_symmetric.default, *settings, before=place
-            )
-            codes, scale = (
-                self.editor.call(value, operator.getitem, parts, i, before=place) for i in range(2)
-            )
-            restored = effc.dequantize.default
-            self._codes[value] = self.editor.call(value, restored, codes, scale, None, before=place)
-        return self._codes[value]
+            make = {"float8": self._float8, "bfloat16": self._bfloat16}.get(mode)
+            found = make(value, place) if make else self._integers(value, place, *LIMITS[mode])
+            self._codes[value, mode] = found
+        return self._codes[value, mode]
+
+    def _integers(self, value: fx.Node, place: fx.Node, limit: int, dtype: torch.dtype) -> fx.Node:
+        """Codes around zero with a scale per token."""
+        effc = torch.ops.effc
+        call = partial(self.editor.call, value, before=place)
+        parts = call(effc.quantize_symmetric.default, value, [-1], limit, dtype)
+        codes, scale = (call(operator.getitem, parts, i) for i in range(2))
+        return call(effc.dequantize.default, codes, scale, None)
+
+    def _float8(self, value: fx.Node, place: fx.Node) -> fx.Node:
+        """E4M3 with a scale per token that takes the largest magnitude to the largest value."""
+        aten, call = torch.ops.aten, partial(self.editor.call, value, before=place)
+        size = call(aten.amax.default, call(aten.abs.default, value), [-1], True)
+        scale = call(aten.mul.Tensor, call(aten.clamp.default, size, TINY), 1 / LARGEST["e4m3"])
+        codes = call(
+            torch.ops.effc.round_float.default, call(aten.div.Tensor, value, scale), "e4m3"
+        )
+        return call(aten.mul.Tensor, codes, scale)
+
+    def _bfloat16(self, value: fx.Node, place: fx.Node) -> fx.Node:
+        """Rounded to bfloat16."""
+        cast = partial(self.editor.call, value, torch.ops.aten._to_copy.default, before=place)
+        return cast(cast(value, dtype=torch.bfloat16), dtype=torch.float32)
 
 
 def weight_text(found: Joined, form: Format) -> str:

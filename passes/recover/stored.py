@@ -182,10 +182,10 @@ def _int8(module: fx.GraphModule, node: fx.Node) -> Codes | None:
 
 
 def _grouped(module: fx.GraphModule, node: fx.Node) -> Codes | None:
-    codes_node, scale_node, zero_node, bits, group, features = node.args
+    codes_node, scale_node, zero_node, bits, group, features, *table = node.args
     codes, scale = (attribute(module, str(one.target)) for one in (codes_node, scale_node))
-    if codes.dim() != 2:
-        return None  # a sum of planes
+    if codes.dim() != 2 or any(table) or len(scale) != len(codes):
+        return None  # a sum of planes, codes of a table, one scale for all rows
     stored_zero = None if zero_node is None else attribute(module, str(zero_node.target))
     zero = zero_points(scale, stored_zero, bits).float()
     step = scale.detach().float()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from effc.ir.float_formats import values_of
 from effc.ir.testing import EXACT
 
 effc = torch.ops.effc
@@ -46,3 +47,17 @@ def test_requantized_sums(compiled, target, low, high):
     multiplier = 10.0 ** (torch.rand(21, generator=generator) * 9 - 9)
     inputs = {"x": x, "multiplier": multiplier, "addend": torch.rand(21, generator=generator) * 9}
     compiled(Requantized(), inputs, target).check(inputs, EXACT)
+
+
+@pytest.mark.parametrize("name", ["e4m3", "e5m2"])
+def test_small_floats(compiled, target, name):
+    class Rounded(torch.nn.Module):
+        def forward(self, x):
+            return effc.round_float(x, name)
+
+    table = values_of(name).numpy()
+    ladder = np.unique(table[np.isfinite(table)])
+    middle = (ladder[1:] + ladder[:-1]) / 2
+    near = [np.nextafter(middle, np.float32(side)) for side in (-np.inf, np.inf)]
+    x = torch.from_numpy(np.concatenate([NUMBERS, ladder, middle, *near, ladder * 1.01]))
+    compiled(Rounded(), {"x": x}, target).check({"x": x}, EXACT)

@@ -1,8 +1,4 @@
-"""Weights of the zoo's language model in few bits: every way to round, with bytes and perplexity.
-
-Part of `make bench-bits`. Activations and the embedding stay in float; perplexity is on held-out
-text, in PyTorch. Bytes are those of all linear layers, with scales and zero points.
-"""
+"""The zoo's language model in few bits: every way to round weights, with bytes and perplexity."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +18,17 @@ from effc.preparation import cleaned
 from effc.progress import no_progress
 from effc.tables import table
 
-NAME = "language_model"
+SECTION, TITLE, NAME = "rounding", "ways to round", "language_model"
 MODEL, INPUT = "zoo.language_model:language_model", "input_ids:int64[batch=1..64,length=2..512]"
-WIDTHS = (8, 4, 3, 2)
+WIDTHS, HALF, FLOAT_NBYTES = (8, 4, 3, 2), 0.5, 4
 WHAT, FLOAT, NEAREST = "perplexity", "float32", "nearest"
+ABOUT = (
+    "All linear layers of the zoo's language model in groups of 32 (NF4 64, planes 128, microscaled "
+    "ones as they say), activations and the embedding in float; bytes of codes, scales, zero "
+    "points and tables; perplexity on held out text, in PyTorch, from codes as they are stored. "
+    "*of nearest's* is the increase over that of rounding to nearest on the whole range at the "
+    "same width."
+)
 AWQ = "smooth-activations{{method=awq bits={bits} symmetric=false}}"
 Row = dict[str, Any]
 
@@ -99,47 +102,61 @@ def cases() -> list[tuple[Way, int]]:
     return [(way, bits) for bits in WIDTHS for way in WAYS if bits in way.bits]
 
 
-def measured(progress: Progress, known: Sequence[Row] = ()) -> Iterator[Row]:
+def rows_of(progress: Progress, wanted: Sequence[str], known: Sequence[Row] = ()) -> Iterator[Row]:
     """A row per way and width that is not known yet."""
     program = cleaned(open_model(MODEL, inputs=[INPUT]), no_progress).program
     data = open_data("zoo.language_model:calibration", program.signature, program.symbols)
     ctx = PassContext(calibration=[inputs for inputs, _ in data])
-    done = {(one["variant"], one["bits"]) for one in known if one["what"] == WHAT}
-    task = progress.add_task(f"{NAME}: rounding", total=len(cases()) + 1)
+    done = {(one["variant"], one["bits"]) for one in known}
+    task = progress.add_task(TITLE, total=len(cases()) + 1)
     if (FLOAT, 32) not in done:
         yield row(FLOAT, 32, program)
     for way, bits in cases():
         progress.advance(task)
         if (way.name, bits) not in done:
-            yield row(
-                way.name, bits, PassManager.parse(way.pipeline(bits)).run(program, ctx).program
-            )
+            report = PassManager.parse(way.pipeline(bits)).run(program, ctx)
+            yield row(way.name, bits, report.program)
     progress.advance(task)
 
 
 def row(name: str, bits: int, program: Program) -> Row:
     """What is kept of one result."""
     return {
-        "model": NAME, "what": WHAT, "variant": name, "bits": bits, "unit": "1",
+        "section": SECTION, "model": NAME, "what": WHAT, "variant": name, "bits": bits, "unit": "1",
         "value": perplexity_of(program), "better": "lower", "peer": None,
         "nbytes": linear_nbytes(program),
     }  # fmt: skip
 
 
-def rounding_table(rows: Sequence[Row]) -> Table:
+def tables_of(rows: Sequence[Row]) -> list[Table]:
     """Perplexity and its increase, beside round-to-nearest's at the same width."""
     columns = ("bits", "bytes", "bits per weight", "perplexity", "increase", "of nearest's")
-    made = table("language_model: weights only", "rounding", *columns, numbers=set(columns))
-    own = [one for one in rows if one["what"] == WHAT]
-    base = next(one for one in own if one["variant"] == FLOAT)
-    count = base["nbytes"] / 4
-    for one in own:
-        plain = [r for r in own if (r["variant"], r["bits"]) == (NEAREST, one["bits"])]
-        more = one["value"] - base["value"]
-        share = more / (plain[0]["value"] - base["value"]) if plain else None
+    made = table(f"{NAME}: weights only", "rounding", *columns, numbers=set(columns))
+    base = next(one for one in rows if one["variant"] == FLOAT)
+    count = base["nbytes"] / FLOAT_NBYTES
+    for one in sorted(rows, key=lambda one: (-one["bits"], one["value"])):
+        share = share_of(rows, one)
         made.add_row(
             one["variant"], str(one["bits"]), f"{one['nbytes']:,}",
-            f"{8 * one['nbytes'] / count:.2f}", f"{one['value']:.4f}", f"{more:.4f}",
-            "" if share is None else f"{share:.2f}",
+            f"{8 * one['nbytes'] / count:.2f}", f"{one['value']:.4f}",
+            f"{one['value'] - base['value']:.4f}", "" if share is None else f"{share:.2f}",
         )  # fmt: skip
-    return made
+    return [made]
+
+
+def share_of(rows: Sequence[Row], one: Row) -> float | None:
+    """The increase of perplexity as a share of that of rounding to nearest at the same width."""
+    base = next(row["value"] for row in rows if row["variant"] == FLOAT)
+    plain = [r["value"] for r in rows if (r["variant"], r["bits"]) == (NEAREST, one["bits"])]
+    return (one["value"] - base) / (plain[0] - base) if plain else None
+
+
+def lines_of(rows: Sequence[Row]) -> Iterator[str]:
+    """Per width, the ways whose increase is at most half that of rounding to nearest."""
+    for bits in WIDTHS:
+        here = [(share_of(rows, one), one) for one in rows if one["bits"] == bits]
+        shares = {one["variant"]: share for share, one in here if share is not None}
+        half = [name for name, share in shares.items() if share <= HALF and name != NEAREST]
+        if shares:
+            text = ", ".join(half) or "none"
+            yield f"{bits} bits, at most half the increase of rounding to nearest: {text}"

@@ -338,3 +338,42 @@ def test_biases_take_up_the_mean_error(chain, data):
     assert before[True] < 1e-4 < before[False]
     with pytest.raises(UsageError, match="correct_bias needs data; give --calib"):
         quantized(chain, None, correct_bias=True)
+
+
+@pytest.mark.parametrize("mode", ["int16", "float8", "bfloat16"])
+def test_rounded_activations(chain, data, mode):
+    """Beside numpy and ml_dtypes; the first layer's input, per token."""
+    after = quantized(chain, data, bits=8, activations=mode)
+    x = data[0]["x"].numpy()
+    largest = np.abs(x).max(-1, keepdims=True)
+    if mode == "int16":
+        step = largest * np.float32(1 / 32767)
+        expected = np.round(x / step) * step
+    elif mode == "float8":
+        step = largest / 448
+        expected = (x / step).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * step
+    else:
+        expected = x.astype(ml_dtypes.bfloat16).astype(np.float32)
+    (layer, *_) = [n for n in after.forward.graph.nodes if "linear" in str(n.target)]
+    seen = {}
+
+    class Look(torch.fx.Interpreter):
+        def run_node(self, n):
+            seen[n] = super().run_node(n)
+            return seen[n]
+
+    Look(after.forward).run(data[0]["x"], enable_io_processing=False)
+    np.testing.assert_allclose(seen[layer.args[0]].numpy(), expected, rtol=2e-5, atol=1e-6)
+    assert mode in report_of(chain, data, mode).lower().replace("e4m3", "float8")
+
+
+def report_of(chain, data, mode) -> str:
+    step = QuantizeWeights(activations=mode)
+    rows = PassManager((step,)).run(chain, PassContext(calibration=data)).rows
+    return rows[0].notes["layers"]["left"]["activation"]
+
+
+def test_codes_of_tables_are_not_narrowed(chain):
+    after = quantized(chain, None, scheme="e4m3")
+    rows = PassManager.parse("narrow-weights").run(after).rows
+    assert [one["reason"] for one in rows[0].refusals] == ["its codes are looked up in a table"]
