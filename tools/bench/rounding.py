@@ -23,8 +23,8 @@ MODEL, INPUT = "zoo.language_model:language_model", "input_ids:int64[batch=1..64
 WIDTHS, HALF, FLOAT_NBYTES = (8, 4, 3, 2), 0.5, 4
 WHAT, FLOAT, NEAREST = "perplexity", "float32", "nearest"
 ABOUT = (
-    "All linear layers of the zoo's language model in groups of 32 (NF4 64, planes 128, microscaled "
-    "ones as they say), activations and the embedding in float; bytes of codes, scales, zero "
+    "All linear layers of the zoo's language model in groups of 32 (NF4 64, planes 128, others "
+    "as they say), activations and the embedding in float; bytes of codes, scales, zero "
     "points and tables; perplexity on held out text, in PyTorch, from codes as they are stored. "
     "*of nearest's* is the increase over that of rounding to nearest on the whole range at the "
     "same width."
