@@ -28,6 +28,8 @@ PASSES: dict[str, str] = {
     "recover": "effc.passes.recover.recover:Recover",
     "add-noise": "effc.passes.bits.conditioning.add_noise:AddNoise",
     "equalize-layers": "effc.passes.bits.conditioning.equalize_layers:EqualizeLayers",
+    "peel-tokens": "effc.passes.bits.conditioning.peel_tokens:PeelTokens",
+    "quantize-softmax": "effc.passes.bits.conditioning.quantize_softmax:QuantizeSoftmax",
     "rotate-residual": "effc.passes.bits.conditioning.rotate_residual:RotateResidual",
     "smooth-activations": "effc.passes.bits.conditioning.smooth_activations:SmoothActivations",
     "canonicalize": "effc.passes.clean.canonicalize:Canonicalize",
