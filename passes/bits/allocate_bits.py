@@ -19,6 +19,7 @@ from effc.passes.bits.allocation import (
 )
 from effc.passes.bits.bfloat16 import attention_names
 from effc.passes.bits.forms import CODE_BITS, FLOAT, FLOAT_BITS, Form
+from effc.passes.bits.granularity import Granularity, joined, together
 from effc.passes.bits.layers import Wanted, layer_names, select
 from effc.passes.bits.metrics.automatic import predicted
 from effc.passes.bits.metrics.parts import Part, parts_of
@@ -26,7 +27,7 @@ from effc.passes.bits.metrics.study import Study
 from effc.passes.bits.writing import Writing
 from effc.passes.calibrate.synthetic import Synthetic, synthesised
 from effc.passes.plan.bisection import limits_along
-from effc.passes.plan.model import Infeasible, Plan, Problem
+from effc.passes.plan.model import Infeasible, Plan, Problem, Unit
 from effc.passes.plan.solver import solve
 
 RULE = "allocate-bits"
@@ -50,6 +51,7 @@ class AllocateBits(Pass):
         solver: Makes the choice.
         bits: Formats: `float`; `8`, weights and activations; for linear layers `2` to `7` and
             `ternary`, or such as `w4a8g64`. A rule `bits=` for a layer leaves it one format.
+        granularity: What takes one format: a `layer`, a whole `block` of them, or an `expert`.
         group: Weights that share a scale, for formats below 8 bits that name none; 0 for a row.
         activations: What weights below 8 bits multiply, for formats that do not say.
         average_bits: The largest average of the bits of a weight; none for no limit.
@@ -67,6 +69,7 @@ class AllocateBits(Pass):
     metric: str = "output-divergence"
     solver: str = "ilp"
     bits: tuple[str, ...] = ("float", "8", "6", "5", "4", "3", "2")
+    granularity: Granularity = "layer"
     group: int = 32
     activations: Literal["int8", "float32"] = "int8"
     average_bits: float | None = None
@@ -86,14 +89,16 @@ class AllocateBits(Pass):
         offers, said = self._offers(study)
         notes |= said
         rest = Rest.of(program, parts, ctx.timing)
-        problem = self._problem(program, offers, rest, ctx)
+        members = together([offer.unit(program, ctx) for offer in offers], self.granularity)
+        problem = self._problem(members, offers, rest, ctx)
         answer = solve(problem, self.solver, ctx.rng(RULE))
         plan = answer.plan if isinstance(answer, Infeasible) else answer
+        formats = {own.name: plan.choices[name] for name, units in members.items() for own in units}
         chosen = {
-            offer.part: next(f for f in offer.losses if str(f) == plan.choices[offer.part.name])
+            offer.part: next(f for f in offer.losses if str(f) == formats[offer.part.name])
             for offer in offers
         }
-        layers = described(problem, plan)
+        layers = described(problem, plan, members)
         if isinstance(answer, Infeasible):
             notes["infeasible"] = rest.explained(answer)
         written = writing.write(Study(program, parts, ctx), chosen)
@@ -157,9 +162,13 @@ class AllocateBits(Pass):
         return [self.form(text) for text in dict.fromkeys(self.bits)]
 
     def _problem(
-        self, program: Program, offers: Sequence[Offer], rest: Rest, ctx: PassContext
+        self,
+        members: dict[str, list[Unit]],
+        offers: Sequence[Offer],
+        rest: Rest,
+        ctx: PassContext,
     ) -> Problem:
-        units = tuple(offer.unit(program, ctx) for offer in offers)
+        units = tuple(joined(name, own) for name, own in members.items())
         limits = [rest.about_parts(limit) for limit in ctx.limits]
         if self.average_bits is not None:
             limits.append(average(self.average_bits, [offer.part for offer in offers]))

@@ -116,12 +116,19 @@ def writable(part: Part, forms: Sequence[Form], ctx: PassContext) -> list[Form]:
     return found
 
 
-def described(problem: Problem, plan: Plan) -> dict[str, dict[str, object]]:
+def described(
+    problem: Problem, plan: Plan, members: Mapping[str, Sequence[Unit]]
+) -> dict[str, dict[str, object]]:
     """What the report says of every layer: format, loss, bytes, time, and what would change it.
 
     The runner-up is what the layer takes with more of the scarcest resource for all units together
     (bytes if there is no limit), from `changes_at_nbytes`, `changes_at_seconds` or such on, along
     the greedy path.
+
+    Args:
+        problem: What was decided.
+        plan: The choice.
+        members: The units of single weights that each of the problem's units is made of.
     """
     resource = scarcest(problem, plan)
     spent = plan.totals[resource]
@@ -130,8 +137,8 @@ def described(problem: Problem, plan: Plan) -> dict[str, dict[str, object]]:
         if step.total > spent and step.option != plan.choices[step.unit]:
             later.setdefault(step.unit, step)
     notes: dict[str, dict[str, object]] = {}
-    for unit in problem.units:
-        option = unit.option(plan.choices[unit.name])
+    for whole, unit in [(one.name, own) for one in problem.units for own in members[one.name]]:
+        option = unit.option(plan.choices[whole])
         note: dict[str, object] = {
             "format": option.name,
             "predicted_loss": option.estimate.loss,
@@ -139,8 +146,8 @@ def described(problem: Problem, plan: Plan) -> dict[str, dict[str, object]]:
             "seconds": option.estimate.seconds,
             "seconds_from": option.estimate.sources.get("seconds", ""),
         }
-        if unit.name in later:
-            step = later[unit.name]
+        if whole in later:
+            step = later[whole]
             note["runner_up"] = step.option
             note["runner_up_loss"] = unit.option(step.option).estimate.loss
             is_whole = resource != "seconds"

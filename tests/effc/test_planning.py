@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import effc
+from effc import compiler
 from effc.front import draw_front, measured_points
 from effc.ir.errors import UsageError
 from effc.passes.bits.metrics import registry
@@ -133,3 +134,61 @@ def test_low_bit_formats_are_what_is_shipped(run, clock):
     planned = 4 * (32 * 48 + 48 * 48 + 48 * 8) - sum(note["nbytes"] for note in layers.values())
     assert saved > 0.5 * planned
     run("run", "out").assert_succeeds()
+
+
+def stages(ran):
+    return {line.split("  ")[-1].rsplit(" ", 1)[0] for line in ran.err.splitlines()}
+
+
+def test_a_second_run_builds_the_best_only(run, clock):
+    words = [*OUTLIER, *PLANNED, "--max-drop", "10pt"]
+    run(*words, "-o", "out").assert_succeeds()
+    first = json.loads(Path("out/report.json").read_text())
+    builds = []
+    original = compiler.build_candidate
+
+    def counted(name, *rest):
+        builds.append(name)
+        return original(name, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compiler, "build_candidate", counted)
+        ran = run(*words, "-o", "again").assert_succeeds()
+    assert builds == ["baseline", "compiled"]
+    again = json.loads(Path("again/report.json").read_text())
+    assert again["trials"] == first["trials"]
+    assert again["passes"][0]["notes"] == first["passes"][0]["notes"]
+    assert not any(stage.startswith(("sensitivity", "calibrate")) for stage in stages(ran))
+    builds.clear()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(compiler, "build_candidate", counted)
+        run(*words, "-o", "fresh", "--no-resume").assert_succeeds()
+    assert len(builds) > 2
+
+
+def test_a_budget_that_changed_measures_nothing_but_builds(run, clock):
+    words = [*OUTLIER, "-p", "allocate-bits{bits=float|8|4}", "-o", "out"]
+    run(*words, "--max-drop", "10pt").assert_succeeds()
+    ran = run(*words, "--max-drop", "5pt").assert_succeeds()
+    assert not any(stage.startswith(("sensitivity", "calibrate")) for stage in stages(ran))
+
+
+@pytest.mark.parametrize("stage", ["sensitivity output-divergence", "build compiled"])
+def test_killed_at_any_time_and_run_again(run, clock, process, stage):
+    words = [*"compile cli_models:classifier --threads 1 --calib cli_models:slow_batches".split(),
+             "-p", "allocate-bits{average_bits=6.0}", "-o", "out", "--keep-going"]  # fmt: skip
+    running = process(*words)
+    for line in running.stderr:
+        if stage in line:
+            break
+    else:
+        raise AssertionError(f"{stage} was never reached")
+    running.kill()
+    running.wait()
+    running.stderr.close()
+    run(*words).assert_succeeds()
+    resumed = json.loads(Path("out/report.json").read_text())["passes"][0]["notes"]
+    run(*words[:-2], "fresh", "--keep-going", "--no-resume").assert_succeeds()
+    fresh = json.loads(Path("fresh/report.json").read_text())["passes"][0]["notes"]
+    assert resumed == fresh
+    assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []

@@ -64,10 +64,21 @@ def speed_tables(rows: Sequence[dict[str, Any]], threads: int) -> list[Table]:
     return [latency, compiling]
 
 
-def write_section(name: str, command: str, tables: Sequence[Table], page: Path = PAGE) -> None:
-    """Put tables between the markers of a section of a page."""
+def write_section(
+    name: str,
+    command: str,
+    tables: Sequence[Table],
+    page: Path = PAGE,
+    *,
+    about: str = "",
+    lines: Sequence[str] = (),
+) -> None:
+    """Put tables between the markers of a section of a page, with what they are and show."""
     cpu = environment()["cpu"]
-    body = f"`{command}` on {cpu}:\n\n```\n{render(tables).rstrip()}\n```"
+    told = f" {about}" if about else ""
+    listing = "".join(f"\n- {line}" for line in lines)
+    body = f"`{command}` on {cpu}:{told}\n\n```\n{render(tables).rstrip()}\n```"
+    body += f"\n{listing}" if listing else ""
     section = f"<!-- {name} -->\n## {name.capitalize()}\n\n{body}\n<!-- /{name} -->"
     text = page.read_text() if page.exists() else HEAD
     pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)

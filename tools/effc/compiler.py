@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from effc.passes.instruments import CostChange
 from effc.passes.manager import PassManager
 from effc.passes.plan.model import Limit
 from effc.passes.plan.timing import Timing
+from effc.passes.registry import parse_pipeline
 from effc.passes.report import PipelineReport
 from effc.planning import has_plan, planned
 from effc.preparation import Sources, prepare
 from effc.progress import Progress, no_progress
 from effc.recipe import Recipe
+from effc.recipe_search import searched
 from effc.repair import repaired
 from effc.report import report_of
 from effc.sensitivity import measure_layers
@@ -164,6 +166,8 @@ class Compilation:
     def _best(self, scratch: Path) -> Candidate:
         plain = PipelineReport(self.prepared.clean.program, ())
         self.baseline = self.tried(plain, scratch / BASELINE, BASELINE)
+        if self.prepared.recipe.search:
+            return searched(self, scratch)
         if has_plan(self):
             return planned(self, scratch)
         report = self.transformed()
@@ -171,6 +175,11 @@ class Compilation:
             self.notes.append("the passes changed nothing; the result is the baseline")
         first = self.tried(report, scratch / COMPILED, COMPILED)
         return repaired(self, first, report, scratch)
+
+    def resolve(self, passes: str) -> None:
+        """Settle on a pipeline, so that the recipe in the artifact repeats the result."""
+        recipe = self.prepared.recipe.model_copy(update={"passes": passes, "search": 0})
+        self.prepared = replace(self.prepared, recipe=recipe, passes=parse_pipeline(passes))
 
     def scores_of(self, candidate: Candidate) -> Scores:
         """Task quality, if there is data and a metric, or a function that measures it."""

@@ -7,6 +7,7 @@ from effc.ir.errors import NotAvailableError, UsageError
 
 INCHES = (6.0, 4.0)
 RESOLUTION = 150
+MEGABYTE = 1e6
 
 
 def measured_points(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -44,6 +45,7 @@ def draw_front(report: dict[str, Any], path: Path) -> None:
         NotAvailableError: If matplotlib is not installed.
     """
     points = [point for point in measured_points(report) if point["quality"] is not None]
+    points.sort(key=lambda point: int(point["size_nbytes"]))
     if not points:
         raise UsageError("there is no front: nothing was evaluated; compile with --eval")
     try:
@@ -52,14 +54,27 @@ def draw_front(report: dict[str, Any], path: Path) -> None:
         raise NotAvailableError("--front without matplotlib (pip install effc[plot])") from error
     figure = Figure(figsize=INCHES, layout="constrained")
     axes = figure.add_subplot()
-    best = sorted((p["size_nbytes"], p["quality"]) for p in points if p["is_best"])
+    best = sorted((p["size_nbytes"] / MEGABYTE, p["quality"]) for p in points if p["is_best"])
     axes.plot([size for size, _ in best], [quality for _, quality in best], "-o", label="front")
-    rest = [point for point in points if not point["is_best"]]
-    axes.plot([p["size_nbytes"] for p in rest], [p["quality"] for p in rest], "x", label="beaten")
+    rest = [(p["size_nbytes"] / MEGABYTE, p["quality"]) for p in points if not p["is_best"]]
+    if rest:
+        axes.plot([size for size, _ in rest], [found for _, found in rest], "x", label="beaten")
+    middle = (points[0]["size_nbytes"] + points[-1]["size_nbytes"]) / 2
     for point in points:
-        axes.annotate(point["what"], (point["size_nbytes"], point["quality"]), fontsize=6)
-    axes.set_xlabel("bytes on disk")
-    axes.set_ylabel(report["metric"]["name"])
+        is_right = point["size_nbytes"] > middle
+        axes.annotate(
+            point["what"],
+            (point["size_nbytes"] / MEGABYTE, point["quality"]),
+            xytext=(-6 if is_right else 6, 4),
+            textcoords="offset points",
+            ha="right" if is_right else "left",
+            fontsize=7,
+        )
+    axes.margins(y=0.1)
+    axes.set_xlabel("MB on disk")
+    axes.set_ylabel(f"{report['metric']['name']} ({report['metric']['better']} is better)")
+    axes.set_title(report.get("model", {}).get("name", ""))
+    axes.grid(alpha=0.3)
     axes.legend()
     try:
         figure.savefig(path, format="png", dpi=RESOLUTION)

@@ -25,8 +25,9 @@ def plan_table(layers: dict[str, dict[str, Any]], plan: dict[str, Any]) -> Table
     for name, notes in layers.items():
         if "format" not in notes:
             continue
+        estimate = time_text(notes["seconds"]) if "seconds" in notes else ""
         cells = [name, notes["format"], f"{notes['predicted_loss']:.3g}", f"{notes['nbytes']:,}",
-                 time_text(notes["seconds"]), f"{notes.get('time_share', 0.0):.1%}"]  # fmt: skip
+                 estimate, f"{notes.get('time_share', 0.0):.1%}"]  # fmt: skip
         if "runner_up" in notes:
             cells += [notes["runner_up"], f"{notes['runner_up_loss']:.3g}", _budget(notes, plan)]
         made.add_row(*map(Text, cells))

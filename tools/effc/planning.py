@@ -19,6 +19,7 @@ from effc.passes.plan.bisection import Bisection
 from effc.passes.plan.model import Limit
 from effc.passes.report import PipelineReport
 from effc.repair import quality_excess
+from effc.trials import Trials
 from effc.units import time_text
 from effc.verdict import latency_excess
 
@@ -93,8 +94,10 @@ class _Search:
         self.longest: float | None = None
         if prepared.latency is not None and latency is not None:
             self.longest = prepared.latency.allowed(latency.median) * (1 - MARGIN)
+        self.trials = Trials.of(compilation)
         self.best: Candidate | None = None
-        self.best_rank = (0.0, 0.0, 0.0, 0.0)
+        self.best_report: PipelineReport | None = None
+        self.best_rank: tuple[float, ...] = ()
         self._known: dict[tuple[tuple[str, str], ...], _Beyond] = {}
 
     def run(self) -> Candidate:
@@ -103,7 +106,10 @@ class _Search:
             self._fitted(None if self.largest is None else self.largest - self.overhead)
         else:
             self._bisect()
-        assert self.best is not None, "at least one plan is built"
+        assert self.best_report is not None, "at least one plan is built"
+        if self.best is None:  # all that is known of it is from an earlier run
+            self.best = self._candidate(self.best_report)
+            del self.compilation.trials[-1]
         return self.best
 
     def _bisect(self) -> None:
@@ -159,44 +165,69 @@ class _Search:
     def _built(self, report: PipelineReport, aim: _Aim) -> _Beyond:
         """Build a plan, unless it was built before, and keep it if it is the best.
 
-        Budgets come first, then size; with a latency budget alone, the plan of least loss.
+        Budgets come first, then size.
         """
         formats = _formats(report)
         if formats in self._known:
             return self._known[formats]
-        compilation = self.compilation
-        folder = self.work / f"plan-{len(compilation.trials)}"
-        candidate = compilation.tried(report, folder, "compiled")
+        facts = self._recalled(report)
+        candidate = None
+        if facts is None:
+            candidate = self._candidate(report)
+            facts = facts_of(candidate)
+            self.trials.remember(report.program, facts)
+        else:
+            self.compilation.trials.append({**facts, "what": "compiled"})
         plan = plan_note(report.to_json()) or {"totals": {}}
-        compilation.trials[-1] |= {
+        self.compilation.trials[-1] |= {
             "what": f"compiled, {_limit_text(aim)}",
             "predicted_loss": plan["totals"].get("loss"),
         }
-        beyond = self._judged(candidate)
+        beyond = self._judged(facts, candidate)
         rank = (
             max(beyond.nbytes, 0), max(beyond.seconds, 0.0), max(beyond.quality, 0.0),
-            float(candidate.size_nbytes),
+            float(facts["size_nbytes"]),
         )  # fmt: skip
-        loser: Candidate | None = candidate
-        if self.best is None or rank < self.best_rank:
-            loser, self.best, self.best_rank = self.best, candidate, rank
-        if loser is not None:
-            loser.model.close()
-            shutil.rmtree(loser.folder)
+        self._keep_best(report, candidate, rank)
         self._known[formats] = beyond
         return beyond
 
-    def _judged(self, candidate: Candidate) -> _Beyond:
-        compilation, size = self.compilation, candidate.size_nbytes
-        seconds = 0.0
-        if self.longest is not None:
+    def _keep_best(
+        self, report: PipelineReport, candidate: Candidate | None, rank: tuple[float, ...]
+    ) -> None:
+        """Take a plan for the best if it ranks first; remove the build that is not."""
+        loser = candidate
+        if self.best_report is None or rank < self.best_rank:
+            loser, self.best, self.best_rank = self.best, candidate, rank
+            self.best_report = report
+        if loser is not None:
+            loser.model.close()
+            shutil.rmtree(loser.folder)
+
+    def _candidate(self, report: PipelineReport) -> Candidate:
+        compilation = self.compilation
+        folder = self.work / f"plan-{len(compilation.trials)}"
+        return compilation.tried(report, folder, "compiled")
+
+    def _recalled(self, report: PipelineReport) -> dict[str, Any] | None:
+        """What an earlier run found of the same build; latencies are measured anew."""
+        return self.trials.recalled(report.program) if self.longest is None else None
+
+    def _judged(self, facts: dict[str, Any], candidate: Candidate | None) -> _Beyond:
+        compilation, seconds = self.compilation, 0.0
+        if self.longest is not None and candidate is not None:
             compilation.measure(candidate)
             assert candidate.latency is not None
             compilation.trials[-1]["seconds"] = candidate.latency.median
             budget = compilation.prepared.latency
             seconds = latency_excess(candidate, compilation.baseline, budget)
-        beyond = 0 if self.largest is None else size - self.largest
-        return _Beyond(beyond, seconds, quality_excess(compilation, candidate))
+        beyond = 0 if self.largest is None else facts["size_nbytes"] - self.largest
+        return _Beyond(beyond, seconds, quality_excess(compilation, facts["quality"]))
+
+
+def facts_of(candidate: Candidate) -> dict[str, Any]:
+    """What is kept of a build."""
+    return {"size_nbytes": candidate.size_nbytes, "quality": candidate.quality}
 
 
 def _formats(report: PipelineReport) -> tuple[tuple[str, str], ...]:

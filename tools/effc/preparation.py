@@ -170,6 +170,8 @@ def prepare(recipe: Recipe, sources: Sources, progress: Progress, notes: list[st
         target = replace(target, cores=recipe.threads)
     if recipe.elastic and recipe.passes == DEFAULT_PASSES:
         recipe = recipe.model_copy(update={"passes": ELASTIC_PASSES})
+    if recipe.search and (recipe.passes != DEFAULT_PASSES or sources.passes is not None):
+        raise UsageError("--search chooses the pipeline: leave --passes out")
     passes = parse_pipeline(recipe.passes) if sources.passes is None else tuple(sources.passes)
     check_rules(passes, recipe.rules)
     drop = DropBudget.parse(recipe.max_drop) if recipe.max_drop else None

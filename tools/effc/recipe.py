@@ -33,6 +33,7 @@ class Recipe(BaseModel):
         set: Options per layer: pattern, colon, `key=value` pairs.
         sizes: Values of symbolic dimensions to measure at.
         threads: Threads to build and measure for; 0 for all.
+        search: How many recipes of 8-bit quantization are tried; 0 to take `passes`.
         tune: How many candidate schedules of kernels are measured; 0 for none.
         seed: Seed of all randomness.
         keep_going: Whether a result slower or worse than the budgets is accepted.
@@ -59,6 +60,7 @@ class Recipe(BaseModel):
     set: list[str] = Field(default_factory=list)
     sizes: dict[str, int] = Field(default_factory=dict)
     threads: int = Field(0, ge=0)
+    search: int = Field(0, ge=0)
     tune: int = Field(0, ge=0)
     seed: int = 0
     keep_going: bool = False

@@ -38,7 +38,7 @@ def repaired(
         work: Where to build.
     """
     order = sensitive_layers(report)
-    if quality_excess(compilation, first) <= 0 or not order:
+    if quality_excess(compilation, first.quality) <= 0 or not order:
         return first
     search, best, tried = Bisection(1, len(order) + 1), first, 0
     steps = search.steps
@@ -48,8 +48,8 @@ def repaired(
         compilation.progress("repair", tried, steps)
         tried += 1
         trial = _trial(compilation, order[:count], work / f"float-{count}")
-        excess = quality_excess(compilation, trial)
-        if excess <= 0 or excess < quality_excess(compilation, best):
+        excess = quality_excess(compilation, trial.quality)
+        if excess <= 0 or excess < quality_excess(compilation, best.quality):
             best, trial = trial, best
         trial.model.close()
         shutil.rmtree(trial.folder)
@@ -82,10 +82,10 @@ def _trial(compilation: Compilation, layers: list[str], folder: Path) -> Candida
     return candidate
 
 
-def quality_excess(compilation: Compilation, candidate: Candidate) -> float:
-    """By how much a candidate loses more than is allowed; at most 0 if it keeps the budget."""
+def quality_excess(compilation: Compilation, after: float | None) -> float:
+    """By how much a build's quality is less than is allowed; at most 0 if it keeps the budget."""
     drop, metric = compilation.prepared.drop, compilation.prepared.metric
-    before, after = compilation.baseline.quality, candidate.quality
+    before = compilation.baseline.quality
     if drop is None or metric is None or before is None or after is None:
         return 0.0
     return loss_of(before, after, metric.better) - drop.allowed(before)

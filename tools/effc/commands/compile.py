@@ -20,6 +20,14 @@ Resume = Annotated[
     ),
 ]
 
+MaxLatency = Annotated[
+    str | None, typer.Option("--max-latency", help="Longest run: 5ms, or 60% of the baseline.")
+]
+Search = Annotated[
+    int, typer.Option("--search", min=0, help="Try so many recipes of quantization.")
+]
+Elastic = Annotated[str | None, typer.Option("--elastic", help="Widths to load weights in: 8,4,2.")]
+
 
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help=shared.MODEL_HELP)] = "",
@@ -42,13 +50,10 @@ def command(
     max_size: Annotated[
         str | None, typer.Option("--max-size", help="Largest size: 3MB, or 25% of the baseline's.")
     ] = None,
-    max_latency: Annotated[
-        str | None, typer.Option("--max-latency", help="Longest run: 5ms, or 60% of the baseline.")
-    ] = None,
+    max_latency: MaxLatency = None,
     max_memory: Annotated[str | None, typer.Option("--max-memory", hidden=True)] = None,
-    elastic: Annotated[
-        str | None, typer.Option("--elastic", help="Widths to load weights in: 8,4,2.")
-    ] = None,
+    search: Search = 0,
+    elastic: Elastic = None,
     tune: Annotated[
         int, typer.Option("--tune", min=0, help="Measure so many schedules of kernels.")
     ] = 0,
@@ -76,7 +81,7 @@ def command(
         "model": model or None, "target": target, "passes": passes, "inputs": inputs,
         "calib": calib, "tokenizer": tokenizer, "eval": evaluation, "metric": metric,
         "max_drop": max_drop, "max_size": max_size, "max_latency": max_latency,
-        "elastic": _widths(elastic), "exclude": exclude, "set": rules,
+        "search": search or None, "elastic": _widths(elastic), "exclude": exclude, "set": rules,
         "sizes": shared.parse_sizes(sizes) or None, "threads": threads or None,
         "tune": tune or None, "seed": seed or None, "resume": resume,
         "keep_going": keep_going or None, "trust_pickle": trust_pickle or None,
