@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from effc.codegen.tir import Expr, cast, const, llvm, same_type, splat, with_lanes
+from effc.codegen.tir import Expr, cast, const, dtype_of, llvm, load, same_type, splat, with_lanes
 from effc.ir.target import BF16, VNNI, Target
 
 PAIR_FUNCTION, ROUND_FUNCTION = "effc_dot_pairs", "effc_round_bfloat16"
+
+
+TABLE = 16  # entries of a table that registers hold
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,23 @@ class Isa:
         name = {8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}[self.lanes]
         factors = const(factor, with_lanes("int16", self.lanes * 2))
         return llvm(name, with_lanes("int32", self.lanes), pairs, factors)
+
+    def looked_up(self, table: tirx.Buffer, codes: Expr, entries: int) -> Expr:
+        """The float32 values of a table at int32 codes; of 16 entries from registers.
+
+        Args:
+            table: float32 [entries].
+            codes: An int32 vector, 0 to `entries - 1`.
+            entries: 16 take one permutation, or two and a choice; others go through memory.
+        """
+        result = with_lanes("float32", self.lanes)
+        if entries != TABLE or self.lanes not in (8, 16):
+            return tirx.BufferLoad(table, [codes])
+        parts = [load(table, first, self.lanes) for first in range(0, TABLE, self.lanes)]
+        if self.lanes == TABLE:
+            return llvm("llvm.x86.avx512.permvar.sf.512", result, parts[0], codes)
+        low, high = (llvm("llvm.x86.avx2.permps", result, part, codes) for part in parts)
+        return tirx.Select(codes < const(self.lanes, dtype_of(codes)), low, high)
 
     def load_pair(self, buffer: tirx.Buffer, at: Expr, is_single: bool = False) -> Expr:
         """Two consecutive bfloat16 elements (or one and a zero) in all lanes of a uint32 vector."""

@@ -343,7 +343,9 @@ class _LowbitBuilder:
         plan, b, lanes = self.plan, self.b, self.isa.lanes
         found = [one.feature(feature) for one in codes]
         if plan.has_table:
-            weights = [b.let(tirx.BufferLoad(self.table, [one])) for one in found]
+            weights = [
+                b.let(self.isa.looked_up(self.table, b.let(one), 1 << plan.bits)) for one in found
+            ]
         else:
             weights = [
                 b.let(cast(one - zero, "float32")) for one, zero in zip(found, zeros, strict=True)
