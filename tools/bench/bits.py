@@ -23,6 +23,8 @@ SECTIONS = {
     "allocation": "bench.allocation",
     "front": "bench.bit_front",
     "budgets": "bench.bit_budgets",
+    "rounding": "bench.rounding",
+    "eight-bits": "bench.eight_bits",
 }
 COMMAND = "make bench-bits"
 Row = dict[str, Any]
