@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bench.onnx_suite import Result, run_all, run_case
 pytestmark = pytest.mark.slow
 RESULTS = Path(__file__).parents[2] / onnx_table.RESULTS
 SAMPLE, COMPILED = 40, 12
+BARS = {("eager", "D1"): 1878, ("native", "D2"): 1545}
 
 
 def committed(mode: str, count: int) -> list[str]:
@@ -41,6 +43,15 @@ def test_what_passed_in_pytorch(name):
 def test_what_passed_compiled(name):
     result = run_case(cases()[name], "native")
     assert result.is_passed, result.note
+
+
+def test_the_committed_table_keeps_the_bars():
+    document = json.loads(RESULTS.read_text())
+    names = onnx_table.groups(document)
+    for (mode, group), bar in BARS.items():
+        states = Counter(document["modes"][mode]["state"][name] for name in names[group])
+        assert sum(states[state] for state in onnx_table.PASSED) >= bar
+        assert states["crash"] == states["hang"] == states["error"] == 0
 
 
 def test_wrong_results_are_found(monkeypatch):

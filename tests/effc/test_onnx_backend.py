@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from effc.ir.errors import UnsupportedError
+from effc.ir.errors import InputError, UnsupportedError
 from effc.onnx_backend import EffcBackend, to_array, to_tensor
 
 TYPES = [
@@ -42,6 +42,11 @@ def test_arrays_of_every_type(dtype, number):
 def test_messages_are_arrays():
     array = np.array([1.5, -2.0], np.float16)
     assert to_tensor(numpy_helper.from_array(array)).tolist() == [1.5, -2.0]
+
+
+def test_sequences_are_refused():
+    with pytest.raises(InputError, match="sequences as inputs are not supported"):
+        to_tensor([np.ones(2), np.ones(3)])
 
 
 def test_shapes_are_built_in_and_checked():

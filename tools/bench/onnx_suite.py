@@ -241,6 +241,8 @@ def _run_mode(mode: str, options: dict[str, Any]) -> dict[str, Result]:
     """Run what is not known yet; every result by test."""
     file = WORK / f"{mode}.jsonl"
     found = _known(file, options) if options["resume"] else {}
+    if options["table"]:
+        return found
     names = [name for name in cases() if name not in found and options["only"] in name]
     names.sort(key=lambda name: bool(excluded(cases()[name]) or is_narrowed(cases()[name])))
     started = time.perf_counter()
@@ -265,11 +267,13 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="make onnx-suite")
     parser.add_argument("--mode", dest="modes", action="append", choices=MODES)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--table", action="store_true", help="run nothing, write what is known")
     parser.add_argument("--again", action="append", default=[])
     parser.add_argument("--only", default="")
     parser.add_argument("--workers", type=int, default=2)
     found = vars(parser.parse_args(list(arguments)))
     found["modes"] = found["modes"] or list(MODES)
+    found["resume"] |= found["table"]
     return found
 
 

@@ -36,9 +36,15 @@ Arrays = dict[str, np.ndarray]
 
 
 def to_tensor(array: Any) -> torch.Tensor:
-    """An array, also of types of `ml_dtypes`, or a TensorProto as the tensor effc holds it in."""
+    """An array, also of types of `ml_dtypes`, or a TensorProto as the tensor effc holds it in.
+
+    Raises:
+        InputError: For sequences, and elements such as texts.
+    """
     if isinstance(array, onnx.TensorProto):
         array = numpy_helper.to_array(array)
+    if isinstance(array, list | tuple):
+        raise InputError("sequences as inputs are not supported")
     array = np.ascontiguousarray(array) if np.ndim(array) else np.asarray(array)
     number = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
     element = ELEMENTS.get(number)
