@@ -5,6 +5,7 @@ quarter of its parameters gone; latency of ResNet-18 compiled, whole and cut, in
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -240,7 +241,9 @@ def keep(row: Row) -> None:
     same = ("model", "cut", "way", "peer")
     rows = [old for old in stored() if any(old[key] != row[key] for key in same)]
     record = {"environment": environment(), "rows": [*rows, row]}
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
+    part = RESULT.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(RESULT)
 
 
 def measured(name: str, known: Sequence[Row]) -> Iterator[Row]:
