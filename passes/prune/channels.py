@@ -20,11 +20,13 @@ from effc.passes.prune.importance.scoring import Scoring
 from effc.passes.prune.planning import least_loss
 from effc.passes.prune.repair import repair
 from effc.passes.prune.selection import SPREADS, step_of, uniform
+from effc.passes.prune.sequential import repair_in_order
 
 FLOAT_BITS, LANES = 32, 16
 SCOPE = ("channels", "neurons", "hidden", "heads")
 RESOURCES = ("channels", "macs", "parameters")
 STEPS, PLAN = 24, "plan"
+REPAIRS = {"columns": repair, "sequential": repair_in_order}
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class PruneChannels(Pass):
         align: Kept counts are multiples of this; the width of the target's vectors if None.
         scope: Kinds of groups: `channels`, `neurons`, `hidden`, `heads` (whole groups of queries),
             also `query-heads` and `head-width`.
-        repair: Whether layers that read what goes are fitted to calibration data.
+        repair: How layers are fitted to calibration data: `none`; `columns`, those that read what
+            goes, from statistics of the whole program; `sequential`, all, one after another.
     """
 
     name: ClassVar[str] = "prune-channels"
@@ -55,7 +58,7 @@ class PruneChannels(Pass):
     spread: str = "uniform"
     align: int | None = None
     scope: tuple[str, ...] = SCOPE
-    repair: bool = False
+    repair: str = "none"
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Score, choose, repair, cut.
@@ -66,15 +69,15 @@ class PruneChannels(Pass):
             DataError: If the importance or the repair needs data and there is none.
         """
         self._check()
-        study = Scoring(program, analyse(program), ctx, self.repair)
+        study = Scoring(program, analyse(program), ctx, self.repair == "columns")
         groups, refusals = self._groups(study)
         chosen = self._chosen(study, groups)
         kept = Kept(study.coupling, chosen)
         notes = self._notes(study, groups, chosen)
         if not len(chosen):
             return Outcome(False, notes, refusals)
-        if self.repair:
-            notes["repaired"] = len(repair(study, kept))
+        if self.repair != "none":
+            notes["repaired"] = len(REPAIRS[self.repair](study, kept))
         cut(program, kept, self.name)
         return Outcome(True, notes, refusals)
 
@@ -84,7 +87,12 @@ class PruneChannels(Pass):
                 f"prune-channels: ratio={self.ratio:g} leaves "
                 f"{'nothing' if self.ratio >= 1 else 'everything'}; take one between 0 and 1"
             )
-        for value, known in ((self.of, RESOURCES), (self.spread, (*SPREADS, PLAN))):
+        choices = (
+            (self.of, RESOURCES),
+            (self.spread, (*SPREADS, PLAN)),
+            (self.repair, ("none", *REPAIRS)),
+        )
+        for value, known in choices:
             if value not in known:
                 raise UsageError(f"prune-channels: {value!r} is none of {', '.join(known)}")
         if self.spread == PLAN and self.of == "channels":

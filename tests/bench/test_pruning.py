@@ -31,9 +31,10 @@ def test_a_table_per_model_with_a_column_per_cut(rows):
     (made,) = pruning.page_tables(rows)
     lines = render([made], 100).splitlines()
     assert lines[0] == "vit: accuracy after the cut, 99.0% before"
-    assert lines[1].split() == ["by", "importance", "50%", "cut", "75%", "cut"]
-    assert ["effc", "l2", "40.0%", "30.0%"] in [line.split() for line in lines]
-    assert ["Torch-Pruning", "lamp", "50.0%"] in [line.split() for line in lines]
+    words = [line.split() for line in lines]
+    assert ["by", "importance", "50%", "cut", "75%", "cut"] in words
+    assert ["effc", "l2", "40.0%", "30.0%"] in words
+    assert ["Torch-Pruning", "lamp", "50.0%"] in words
 
 
 def test_verdicts(rows):

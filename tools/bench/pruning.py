@@ -47,11 +47,12 @@ PARTS = (*CLASSIFIERS, "language_model", "resnet18")
 WAYS = {
     "random": "importance=random",
     "l2": "importance=l2",
-    "l2, repaired": "importance=l2 repair=true",
-    "fisher, repaired": "importance=fisher repair=true",
-    "wanda, repaired": "importance=wanda repair=true",
-    "flap, repaired": "importance=flap repair=true",
-    "fisher, plan, repaired": "importance=fisher spread=plan repair=true",
+    "l2, columns": "importance=l2 repair=columns",
+    "l2, sequential": "importance=l2 repair=sequential",
+    "fisher, sequential": "importance=fisher repair=sequential",
+    "wanda, sequential": "importance=wanda repair=sequential",
+    "flap, sequential": "importance=flap repair=sequential",
+    "fisher, plan, sequential": "importance=fisher spread=plan repair=sequential",
 }
 PEER_WAYS = ("random", "l2", "lamp")
 MAGNITUDE, BATCHES, WIDTH, ROUNDS = "l2", 16, 100, 10
@@ -313,9 +314,9 @@ def write_page(tables: Sequence[Table], lines: Sequence[str]) -> None:
     PAGE.write_text(
         f"# Pruning\n\n`{COMMAND}` on {environment()['cpu']}. Nothing is trained after the cut. "
         "A share of the multiply-adds goes (of the parameters for the language model), as effc "
-        f"counts them for both; {PEER} cuts the module, which is then traced. `repaired` layers "
-        "are fitted to calibration data in closed form. Numbers are on the test split, in PyTorch; "
-        "latency is measured in turns.\n\n"
+        f"counts them for both; {PEER} cuts the module, which is then traced. `columns` and "
+        "`sequential` fit layers to calibration data in closed form. Numbers are on the test "
+        "split, in PyTorch; latency is measured in turns.\n\n"
         f"```\n{render(tables, WIDTH).rstrip()}\n```\n\n{listing}\n"
     )
 

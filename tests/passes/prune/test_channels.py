@@ -127,25 +127,31 @@ def test_norm_scales() -> None:
         pruned(linear, importance="norm-scale")
 
 
-@pytest.mark.parametrize("importance", ["taylor", "wanda"])
-def test_data_that_is_missing(program: Program, importance: str) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{"importance": "taylor"}, {"importance": "wanda"}, {"repair": "columns"},
+     {"repair": "sequential"}],
+)  # fmt: skip
+def test_data_that_is_missing(program: Program, options: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="calibration data"):
-        pruned(program, importance=importance)
+        pruned(program, **options)
 
 
-def test_repair_is_nearer_to_the_original(program: Program) -> None:
+@pytest.mark.parametrize("repair", ["columns", "sequential"])
+def test_repair_is_nearer_to_the_original(program: Program, repair: str) -> None:
     context = PassContext(calibration=batches(8))
     plain, _ = pruned(program, context, ratio=0.5, align=1, importance="random")
     repaired, outcome = pruned(
-        program, context, ratio=0.5, align=1, importance="random", repair=True
+        program, context, ratio=0.5, align=1, importance="random", repair=repair
     )
-    assert outcome.notes["repaired"] == 4
+    assert outcome.notes["repaired"] == {"columns": 4, "sequential": 8}[repair]  # biases, too
     held_out = [{"x": torch.randn(16, 3, 6, 6)}]
     errors = [_error(program, one, held_out[0]) for one in (plain, repaired)]
     assert errors[1] < 0.5 * errors[0]
 
 
-def test_repair_is_exact_where_channels_repeat() -> None:
+@pytest.mark.parametrize("repair", ["columns", "sequential"])
+def test_repair_is_exact_where_channels_repeat(repair: str) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     twin = net[0].weight.data[:4], net[0].bias.data[:4]
@@ -154,7 +160,7 @@ def test_repair_is_exact_where_channels_repeat() -> None:
     program = traced(net, torch.randn(6, 4))
     data = [{"input": torch.randn(6, 4)} for _ in range(30)]
     smaller, _ = pruned(
-        program, PassContext(calibration=data), ratio=0.5, align=1, repair=True,
+        program, PassContext(calibration=data), ratio=0.5, align=1, repair=repair,
     )  # fmt: skip
     assert smaller.weights()["0.weight"].shape == (4, 4)
     assert _error(program, smaller, data[0]) < 1e-3
@@ -191,6 +197,7 @@ def test_what_must_stay_is_refused(program: Program) -> None:
         ({"of": "bytes"}, "'bytes' is none of channels, macs, parameters"),
         ({"spread": "even"}, "'even' is none of uniform, global, plan"),
         ({"spread": "plan"}, "spread=plan needs of=macs or of=parameters"),
+        ({"repair": "all"}, "'all' is none of none, columns, sequential"),
         ({"align": 0}, "align=0 is no number of channels"),
         ({"importance": "best"}, "unknown importance 'best'; there are: l1"),
         ({"scope": ("blocks",)}, "there is no kind blocks"),
