@@ -52,3 +52,20 @@ def test_a_drawing_that_cannot_be_written(run: Run, tmp_path: Path) -> None:
     assert "--graph groups.png: write to a file that ends in .svg or .html" in error
     error = run("inspect", MODEL, "--graph", tmp_path / "no" / "groups.svg").assert_fails(2)
     assert f"there is no folder {tmp_path / 'no'}" in error
+
+
+def test_a_pruned_model_is_compiled_and_checked(run: Run) -> None:
+    pruning = "prune-channels{ratio=0.25 align=4},remove-dead"
+    ran = run("compile", MODEL, "-o", "out", "-p", pruning, "--keep-going", "--json")
+    report = ran.assert_succeeds().json
+    assert report["result"]["size_nbytes"] < report["baseline"]["size_nbytes"]
+    (notes,) = [row["notes"] for row in report["passes"] if row["text"].startswith("prune")]
+    assert [(row["name"], row["kept"]) for row in notes["groups"]] == [
+        ("first", 36), ("second", 36)]  # fmt: skip
+    run("run", "out").assert_succeeds()
+
+
+def test_pruning_that_leaves_nothing(run: Run) -> None:
+    error = run("compile", MODEL, "-o", "out", "-p", "prune-channels{ratio=1}").assert_fails(2)
+    assert error == ("prune-channels: ratio=1 leaves nothing; take one between 0 and 1")
+    assert not Path("out").exists()
