@@ -40,7 +40,7 @@ COMMAND = "make bench-prune"
 INPUT = "x:float32[batch=1..64,1,16,16]"
 WINDOW = "input_ids:int64[batch=1..8,sequence=1..512]"
 CLASSIFIERS, CUTS = ("residual_cnn", "depthwise_cnn"), (0.5, 0.75)
-LANGUAGE_CUT, SPEED_CUTS = 0.25, (0.3, 0.5, 0.7)
+LANGUAGE_CUT, SPEED_CUTS = 0.25, (0.3, 0.5)
 ENOUGH = 0.85
 PEER = "Torch-Pruning"
 PARTS = (*CLASSIFIERS, "language_model", "resnet18")
