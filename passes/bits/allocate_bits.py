@@ -66,7 +66,7 @@ class AllocateBits(Pass):
 
     name: ClassVar[str] = RULE
     layer_options: ClassVar[tuple[str, ...]] = ("bits",)
-    metric: str = "output-divergence"
+    metric: str = "augmented-hessian"
     solver: str = "ilp"
     bits: tuple[str, ...] = ("float", "8", "6", "5", "4", "3", "2")
     granularity: Granularity = "layer"

@@ -87,8 +87,8 @@ def test_front():
         bit_front._facts(bit_front.MIXED, "", 3990, 3.1) | {"limit": 4000},
     ]
     assert list(bit_front.lines_of(found)) == [
-        "3.0 kB: the plan (3.2000) beats uniform, 3 bits (3.5000)",
-        "4.0 kB: the plan (3.1000) loses to NNCF, ratio 0.5 (3.0000)",
+        "3.0 KB: the plan (3.2000) beats uniform, 3 bits (3.5000)",
+        "4.0 KB: the plan (3.1000) loses to NNCF, ratio 0.5 (3.0000)",
     ]
     text = render(bit_front.tables_of(found), 100)
     assert "3.5000 (3 bits)" in text

@@ -11,8 +11,14 @@ from effc.passes.bits.forms import Form
 from effc.passes.bits.metrics.registry import AUTO, Losses, sensitivities
 from effc.passes.bits.metrics.study import Study
 
-DEFAULT = "output-divergence"
-CANDIDATES = ("sqnr", "salience", "hessian-trace", "taylor-second", DEFAULT)
+CANDIDATES = (
+    "sqnr",
+    "salience",
+    "hessian-trace",
+    "taylor-second",
+    "output-divergence",
+    "augmented-hessian",
+)
 CONFIGURATIONS = 12
 
 

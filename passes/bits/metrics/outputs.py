@@ -43,7 +43,10 @@ class AugmentedHessian:
         self, study: Study, parts: Sequence[Part], forms: Sequence[Form]
     ) -> Iterator[tuple[Part, list[float]]]:
         """Run once per part and format, then multiply the changes."""
-        sketches = {part: _sketches(study, part, forms) for part in study.parts if parts}
+        sketches = {}
+        for done, part in enumerate(study.parts if parts else ()):
+            study.ctx.progress("measure changes", done, len(study.parts))
+            sketches[part] = _sketches(study, part, forms)
         for part in parts:
             total = np.zeros(len(forms))
             for other in study.parts:
@@ -53,12 +56,15 @@ class AugmentedHessian:
 
 
 def _sketches(study: Study, part: Part, forms: Sequence[Form]) -> Sketch:
-    """The change of the outputs in each format: float32 [formats, SKETCH]."""
-    found = np.zeros((len(forms), SKETCH), np.float32)
-    for at, form in enumerate(forms):
-        if not form.is_float:
-            found[at] = _sketch(study, study.outputs_of({part: form}))
-    return found
+    """The change of the outputs in each format: float32 [formats, SKETCH]; kept in the store."""
+    known = study.recalled_arrays(f"sketch {part.name}")
+    fresh = [form for form in forms if not form.is_float and str(form) not in known]
+    for form in fresh:
+        known[str(form)] = _sketch(study, study.outputs_of({part: form}))
+    if fresh:
+        study.remember_arrays(f"sketch {part.name}", known)
+    nothing = np.zeros(SKETCH, np.float32)
+    return np.stack([known.get(str(form), nothing) for form in forms])
 
 
 def _sketch(study: Study, outputs: list[list[torch.Tensor]]) -> Sketch:

@@ -171,6 +171,16 @@ class Study:
         if self.shelf is not None:
             self.shelf.write(self._place(name), content, {})
 
+    def recalled_arrays(self, name: str) -> dict[str, np.ndarray]:
+        """What `remember_arrays` kept under a name; empty if nothing is kept."""
+        entry = self.shelf.read(self._place(name)) if self.shelf is not None else None
+        return dict(entry[1]) if entry is not None else {}
+
+    def remember_arrays(self, name: str, content: dict[str, np.ndarray]) -> None:
+        """Keep arrays under a name, where there is a store."""
+        if self.shelf is not None:
+            self.shelf.write(self._place(name), {}, content)
+
     def _place(self, name: str) -> str:
         text = f"{name} of {' '.join(part.name for part in self.parts)}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

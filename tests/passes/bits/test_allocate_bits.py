@@ -275,7 +275,7 @@ def test_without_data_the_model_makes_some_and_it_is_said(allocated, images, dat
     made = [{"x": torch.full((2, 3, 16, 16), 2.0)}]
     row, _ = allocated(calibration=None, substitute=lambda: made, metric="output-divergence")
     assert row.notes["data"].startswith("there is no calibration data: data made for it")
-    broken = [{"x": torch.full((2, 3, 16, 16), 3e38)}]
+    broken = [{"x": torch.full((2, 3, 16, 16), float("nan"))}]
     row, _ = allocated(calibration=None, substitute=lambda: broken, bits=("8",))
     assert row.notes["metric"].startswith("there is no data the model can run on: errors of")
     assert row.notes["plan"]["metric"] == "weight-error"
@@ -316,3 +316,16 @@ def test_planned_beats_uniform_where_layers_differ(allocated, data):
         found[solver] = (row.notes["plan"]["totals"]["loss"], outputs)
     assert found["ilp"][0] <= min(loss for loss, _ in found.values())
     assert isinstance(replace(AllocateBits(), solver="ilp"), allocate_bits.AllocateBits)
+
+
+def test_what_is_chosen_is_rounded_as_asked(allocated, feed, texts):
+    """GPTQ looks at the data; it stores the same formats in the same bytes, with other codes."""
+    options = {"bits": ("w3g0",)}
+    nearest, plain = allocated(feed, texts, **options)
+    row, program = allocated(feed, texts, rounding="gptq", **options)
+    assert formats(row) == formats(nearest)
+    assert program.weight_nbytes == plain.weight_nbytes
+    outputs = [one.run(texts[0])["output"] for one in (feed, plain, program)]
+    errors = [float((outputs[0] - found).square().sum()) for found in outputs[1:]]
+    assert errors[0] != errors[1]
+    assert errors[1] < 1.5 * errors[0]

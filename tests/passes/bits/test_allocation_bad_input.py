@@ -8,7 +8,6 @@ from effc.ir.errors import DataError, UsageError
 from effc.passes.base import PassContext
 from effc.passes.bits.allocate_bits import AllocateBits
 from effc.passes.bits.metrics.outputs import TaskDrop
-from effc.passes.bits.metrics.study import Study
 from effc.passes.manager import PassManager
 from effc.passes.plan.model import Limit
 
@@ -141,8 +140,8 @@ def test_limits_no_plan_keeps_are_named(allocated):
 
 
 def test_a_sample_the_model_fails_on_is_no_substitute(feed):
-    broken = [{"x": torch.full(SHAPE, 3e38)}]
+    broken = [{"x": torch.full(SHAPE, float("inf"))}]
     ctx = PassContext(substitute=lambda: broken)
     row = PassManager((STEP,)).run(feed, ctx).rows[0]
-    assert "data" in row.notes or row.notes["metric"].startswith("there is no data the model can")
-    assert Study(feed, [], PassContext()).ctx.calibration is None
+    assert "data" not in row.notes
+    assert row.notes["metric"].startswith("there is no data the model can run on: errors of")

@@ -255,6 +255,17 @@ def test_weights_that_are_no_numbers(feed, study_of):
         study_of(program)
 
 
+def test_changes_of_outputs_are_measured_once(feed, study_of, tmp_path, monkeypatch):
+    first = sensitivities(study_of(feed, store=tmp_path), "augmented-hessian", FORMS[:3])
+    asked = []
+    original = Study.outputs_of
+    monkeypatch.setattr(Study, "outputs_of", lambda self, forms: asked.append(forms) or
+                        original(self, forms))  # fmt: skip
+    again = sensitivities(study_of(feed, store=tmp_path), "augmented-hessian", FORMS)
+    assert len(asked) == len(first)  # one format is new
+    assert [losses[:3] for losses in again.values()] == [*first.values()]
+
+
 def test_unknown_metric(feed, study_of):
     with pytest.raises(UsageError, match="unknown metric 'magic'; there are: auto, sqnr,"):
         sensitivities(study_of(feed), "magic", FORMS)
