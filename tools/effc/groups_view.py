@@ -104,7 +104,7 @@ def _svg(name: str, rows: Sequence[Row]) -> str:
     lines = {weight: TOP + ROW * at for at, weight in enumerate(weights)}
     spans = [_span(row, lines) for row in rows]
     lanes = _lanes(spans)
-    left = MARGIN + CHARACTER * max((len(weight) for weight in weights), default=0)
+    left = 2 * MARGIN + CHARACTER * max((len(weight) for weight in weights), default=0)
     width = max(left + LANE * (max(lanes, default=0) + 2), MARGIN + 110 * (len(COLOURS) + 1))
     height = TOP + ROW * (len(weights) + 1)
     parts = [
