@@ -1,7 +1,7 @@
 """Number formats a layer can take, before any of them is written into a program."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -9,7 +9,7 @@ import torch
 from effc.ir.encoding import packed_nbytes
 from effc.ir.errors import UsageError
 from effc.ir.ops.grouped import group_count
-from effc.passes.bits.grouped import Format, Rows, nearest
+from effc.passes.bits.grouped import BLOCK_ELEMENTS, Format, Rows, nearest
 from effc.passes.bits.ternary import ternary
 from effc.passes.bits.weights import pack
 
@@ -127,8 +127,9 @@ class Form:
             packed = pack(weight)
             return packed.codes.to(torch.float32) * packed.scale
         rows = Rows(weight.detach().reshape(weight.shape[0], -1), self.stored())
-        found = ternary(rows) if self.scheme == TERNARY else nearest(rows)
-        return found.restored().reshape(weight.shape)
+        way = ternary if self.scheme == TERNARY else nearest
+        blocks = [way(replace(rows, weight=one)).restored() for one in rows.blocks(BLOCK_ELEMENTS)]
+        return torch.cat(blocks).reshape(weight.shape)
 
     def nbytes(self, shape: torch.Size) -> int:
         """Bytes on disk of a weight's codes, scales and zero points."""

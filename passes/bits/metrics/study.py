@@ -22,7 +22,7 @@ from effc.passes.calibrate.statistics import Statistics, statistics_of
 from effc.passes.calibrate.store import Shelf
 
 NO_DATA = "this metric needs calibration data; give it with --calib"
-SAMPLE_NBYTES = 128 << 20
+SAMPLE_NBYTES, LEAST_SAMPLE_NBYTES = 128 << 20, 32 << 20
 SAMPLE_ROWS = 64
 
 
@@ -96,13 +96,14 @@ class Study:
     def sample(self) -> list[Batch]:
         """The first batches of the data with all their values.
 
-        At least one, and no more than fit in memory or make `SAMPLE_ROWS` rows.
+        At least one, and no more than take the memory of the model or make `SAMPLE_ROWS` rows.
 
         Raises:
             DataError: If the program computes NaN or infinite values on them.
         """
         taken: list[Batch] = []
-        free, rows = SAMPLE_NBYTES, 0
+        free = min(SAMPLE_NBYTES, max(LEAST_SAMPLE_NBYTES, self.program.weight_nbytes))
+        rows = 0
         for number, inputs in enumerate(self.data, start=1):
             batch = self._batch(number, [inputs[s.name] for s in self.program.signature.inputs])
             nbytes = sum(
