@@ -68,7 +68,7 @@ WAYS = (
     Way("AdaRound, zero points", "rounding=adaround symmetric=false", bits=(4, 3)),
     Way("rotated, GPTQ, zero points", "rounding=gptq symmetric=false", "rotate-residual"),
     Way("SliM-LLM, zero points", "rounding=slim-llm symmetric=false"),
-    Way("PTQTP, two ternary planes", "scheme=ternary group=128", bits=(2,)),
+    Way("PTQTP, two ternary planes", "scheme=ternary group=128", bits=(4,)),
     Way("NF4", "scheme=nf4 group=64", bits=(4,)),
     Way("NF4, GPTQ", "scheme=nf4 group=64 rounding=gptq", bits=(4,)),
     Way("MXFP4", "scheme=mxfp4", bits=(4,)),
