@@ -83,7 +83,6 @@ def test_wrong_usage(run, words, reason):
     "words",
     [
         ["export", "out", "--to", "c", "-o", "x.c"],
-        ["compile", "x", "--max-latency", "5ms"],
         ["compile", "x", "--max-memory", "5MB"],
     ],
 )
