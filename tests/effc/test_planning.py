@@ -16,7 +16,7 @@ PLAIN = "compile cli_models:classifier --threads 1 --calib cli_models:batches".s
 OUTLIER = """compile cli_models:with_outlier --threads 1 --calib cli_models:batches
     --eval cli_models:labelled_outlier --metric top1""".split()
 PLANNED = ["-p", "allocate-bits{bits=float|8 metric=sqnr}"]
-BETWEEN = 6000
+BETWEEN = 5000
 
 
 @pytest.fixture
