@@ -169,7 +169,7 @@ def test_manifests_that_list_too_little(name: str, copied: Copy) -> None:
 def test_unknown_backends(copied: Copy) -> None:
     folder = edited(copied("float32"), lambda document: document.update(backend="abacus"))
     message = refusal(folder, TargetError)
-    assert message == "unknown backend 'abacus'; there are: tvm_cpu, eager"
+    assert message == "unknown backend 'abacus'; there are: tvm_cpu, eager, onnxruntime"
 
 
 def test_libraries_that_are_none(copied: Copy) -> None:

@@ -58,6 +58,15 @@ class Candidate:
 METRIC = Metric("top1", len)
 
 
+class Wanted:
+    """What a user asked for."""
+
+    metric, latency = METRIC, None
+
+    def __init__(self, drop, size):
+        self.drop, self.size = drop, size
+
+
 @pytest.mark.parametrize(
     ("median", "low", "slower"),
     [(1.0, 1.0, False), (1.019, 1.019, False), (1.03, 1.03, True), (1.5, 1.0, False),
@@ -77,12 +86,12 @@ def test_slower_needs_median_and_fastest_tenth(median, low, slower):
     ],
 )
 def test_verdict(nbytes, quality, seconds, kind, words):
-    budgets = DropBudget.parse("1pt"), SizeBudget.parse("50%")
-    verdict = judge(Candidate(seconds, nbytes, quality), Candidate(1.0, 100, 0.9), *budgets, METRIC)
+    wanted = Wanted(DropBudget.parse("1pt"), SizeBudget.parse("50%"))
+    verdict = judge(Candidate(seconds, nbytes, quality), Candidate(1.0, 100, 0.9), wanted)
     error = verdict.error("kept in x")
     assert type(error) is kind
     assert all(word in str(error) for word in words)
-    kept = judge(Candidate(0.5, 50, 0.8901), Candidate(1.0, 100, 0.9), *budgets, METRIC)
+    kept = judge(Candidate(0.5, 50, 0.8901), Candidate(1.0, 100, 0.9), wanted)
     assert kept.problems == ()
 
 

@@ -54,7 +54,7 @@ def test_planned_targets_say_so(name: str) -> None:
 
 ERRORS = {
     "pdp-11": "unknown target 'pdp-11'; there are: native, x86-64-v3, x86-64-v4, "
-    "icelake-server, znver4, sapphirerapids, eager",
+    "icelake-server, znver4, sapphirerapids, eager, onnxruntime",
     "x86-64-v3{cores}": "target x86-64-v3: cores='' is not a number or size",
     "x86-64-v3{l2=big}": "target x86-64-v3: l2='big' is not a number or size",
     "x86-64-v3{l2=1TB}": "target x86-64-v3: l2='1TB' is not a number or size",

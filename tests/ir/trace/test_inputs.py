@@ -76,7 +76,7 @@ def test_short_and_long_dtypes(name: str, dtype: torch.dtype) -> None:
         (
             "x:f33[2]",
             "unknown dtype f33; expected one of f32, f16, bf16, f64, i8, u8, i16, i32, i64, bool, "
-            "u16, u32, u64, f8e4m3, f8e5m2",
+            "u16, u32, u64, f8e4m3, f8e5m2, f8e8m0",
         ),
     ],
 )
