@@ -11,7 +11,7 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from bench.candidates import PASSES, Subject
 from bench.models import SUITE, Entry
 from bench.pages import benchmark_page, speed_tables, write_section
 from bench.tuning import compare_tuned
-from effc.backends.measure import Latency, interleaved
-from effc.backends.peers import Arrays
+from effc.backends.measure import Latency, interleaved, timed
+from effc.backends.peers import Arrays, Call
 from effc.backends.tvm_cpu.peaks import Peaks, measured_peaks
 from effc.environment import environment
 from effc.ir.cost import program_cost
@@ -36,7 +36,7 @@ from effc.ir.target import Target
 from effc.passes.instruments import sqnr
 
 BATCHES, THREADS = (1, 8), (1, 2)
-ROUNDS = 20
+ROUNDS, LEAST_ROUNDS, ROUNDS_SECONDS = 20, 5, 60.0
 RESULT = Path("bench/speed.json")
 MEMORY_FACTOR, MEMORY_EXTRA = 4, 1 << 30
 COMPILE_SECONDS = 60
@@ -96,7 +96,7 @@ def measure(subject: Subject, threads: int) -> list[Row]:
     calls = subject.calls(threads)
     subject.say(f"measuring {threads} threads")
     peaks = measured_peaks(Target.parse("native"), threads)
-    latencies = interleaved(calls, ROUNDS)
+    latencies = interleaved(calls, rounds_for(calls))
     tensors = {name: torch.from_numpy(value) for name, value in subject.inputs.items()}
     reference = next(iter(subject.program.run(tensors).values()))
     limits = limits_of(subject, peaks)
@@ -105,6 +105,12 @@ def measure(subject: Subject, threads: int) -> list[Row]:
         | {"sqnr_db": error_of(call(), reference), "limit": limits.get(_precision(name))}
         for name, call in calls.items()
     ]
+
+
+def rounds_for(calls: Mapping[str, Call]) -> int:
+    """As many rounds as take about a minute, within limits."""
+    seconds = sum(timed(call)[1] for call in calls.values())
+    return max(LEAST_ROUNDS, min(ROUNDS, round(ROUNDS_SECONDS / seconds)))
 
 
 def limits_of(subject: Subject, peaks: Peaks) -> dict[str, float]:
