@@ -47,26 +47,31 @@ class Batches:
         """What is never trained on; the first batch where there is too little data."""
         found: list[Batch] = []
         first: Batch | None = None
+        nbytes = 0
         for number, batch in enumerate(self._all()):
             first = first or batch
             held = self._split(number, batch)[1]
-            if held is not None and sum(map(_nbytes, found)) < HELD_NBYTES:
-                found.append(held)
-        if not found and first is not None:
-            found = [first]
-        return found
+            if held is None:
+                continue
+            found.append(held)
+            nbytes += _nbytes(held)
+            if nbytes >= HELD_NBYTES:
+                break
+        return found or [one for one in (first,) if one is not None]
 
     def epoch(self, rng: np.random.Generator) -> Iterator[Batch]:
         """All training batches once, in a random order."""
         pool: list[Batch] = []
+        nbytes = 0
         for number, batch in enumerate(self._all()):
             kept = self._split(number, batch)[0]
             if kept is None:
                 continue
             pool.append(kept)
-            if sum(map(_nbytes, pool)) >= POOL_NBYTES:
+            nbytes += _nbytes(kept)
+            if nbytes >= POOL_NBYTES:
                 yield from self._mixed(pool, rng)
-                pool = []
+                pool, nbytes = [], 0
         yield from self._mixed(pool, rng)
 
     def _all(self) -> Iterator[Batch]:

@@ -73,8 +73,7 @@ class Recover(Pass):
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Train the method `forward`."""
-        self._check(ctx)
-        original = ctx.original or program
+        original = self._checked(ctx)
         data = CalibrationData(program, ctx.calibration or ())
         found = Selection(
             program, original, ctx, self.parameters, Sizes(self.rank, self.share)
@@ -87,13 +86,15 @@ class Recover(Pass):
         training = self._training(program, original, ctx, data, found)
         state = training.run()
         if state.best_step == 0:
-            return Outcome(False, self._notes(state, found))
-        promised = training.judged()
+            return Outcome(False, _notes(state, found))
+        promised, before = training.judged(), _parameters(program)
         fold(program, {path: one for t in found for path, one in t.folded().items()})
         self._check_folded(program, training, promised)
-        return Outcome(True, self._notes(state, found))
+        added = _parameters(program) - before
+        return Outcome(True, {**_notes(state, found), "added_parameters": added})
 
-    def _check(self, ctx: PassContext) -> None:
+    def _checked(self, ctx: PassContext) -> Program:
+        """The program to learn from."""
         if ctx.original is None:
             raise UsageError("recover needs the program before compression; run it in a pipeline")
         if ctx.calibration is None:
@@ -108,6 +109,7 @@ class Recover(Pass):
         for name, value in {**above, "temperature": self.temperature}.items():
             if value <= 0:
                 raise UsageError(f"recover: {name}={value:g} must be above 0")
+        return ctx.original
 
     def _training(
         self,
@@ -155,16 +157,20 @@ class Recover(Pass):
         if abs(folded - promised) > TOLERANCE * max(abs(promised), TOLERANCE):
             raise EffcError(f"recover: the loss is {promised:.6g} in training, {folded:.6g} folded")
 
-    def _notes(self, state: State, found: list[Trainable]) -> dict[str, Any]:
-        trained = {name: one.numel() for t in found for name, one in t.tensors.items()}
-        return {
-            "loss_before": state.losses[0][1],
-            "loss_after": state.best,
-            "best_step": state.best_step,
-            "steps": state.step,
-            "seconds": round(state.seconds, 1),
-            "rollbacks": state.rollbacks,
-            "trained_parameters": sum(trained.values()),
-            "added_parameters": 0,
-            "losses": state.losses,
-        }
+
+def _parameters(program: Program) -> int:
+    return sum(weight.numel() for weight in program.weights().values())
+
+
+def _notes(state: State, found: list[Trainable]) -> dict[str, Any]:
+    trained = {name: one.numel() for t in found for name, one in t.tensors.items()}
+    return {
+        "loss_before": state.losses[0][1],
+        "loss_after": state.best,
+        "best_step": state.best_step,
+        "steps": state.step,
+        "seconds": round(state.seconds, 1),
+        "rollbacks": state.rollbacks,
+        "trained_parameters": sum(trained.values()),
+        "losses": state.losses,
+    }

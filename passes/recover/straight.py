@@ -14,13 +14,12 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from effc.ir.opspec import op_name
+from effc.passes.bits.metrics.running import Exchanged, Values
 
-VIEW = torch.ops.aten.view.default
-Values = dict[fx.Node, Any]
 Arguments = tuple[Any, ...]
 
 
-class Straight(fx.Interpreter):
+class Straight(Exchanged):
     """Runs a graph with some nodes' values exchanged; roundings pass gradients on.
 
     Args:
@@ -35,14 +34,8 @@ class Straight(fx.Interpreter):
         known: Values | None = None,
         seen: Callable[[fx.Node, Any], Any] = lambda node, value: value,
     ) -> None:
-        super().__init__(module)
-        self._known = known or {}
+        super().__init__(module, known or {})
         self._seen = seen
-
-    def outputs(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        """Run; the tensors of the output."""
-        results = self.run(*inputs, initial_env=dict(self._known), enable_io_processing=False)
-        return [value for value in results if isinstance(value, Tensor)]
 
     def run_node(self, n: fx.Node) -> Any:
         """Run a node; one that rounds gets its derivative."""
@@ -51,11 +44,6 @@ class Straight(fx.Interpreter):
         if smooth is None or not any(isinstance(one, Tensor) and one.requires_grad for one in args):
             return self._seen(n, super().run_node(n))
         return self._seen(n, smooth(n, args, kwargs))
-
-    def call_function(self, target: Any, args: Arguments, kwargs: dict[str, Any]) -> Any:
-        """Call an operator; a view of what other kernels laid out otherwise becomes a copy."""
-        chosen = torch.ops.aten.reshape.default if target == VIEW else target
-        return super().call_function(chosen, args, kwargs)
 
 
 def straight(exact: Tensor, smooth: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from effc.ir.errors import UsageError
 from effc.ir.opspec import op_name
-from effc.ir.program import FORWARD, Program, attribute, set_attribute
+from effc.ir.program import Program, attribute, set_attribute
 from effc.ir.provenance import label
 from effc.passes.base import PassContext
 from effc.passes.bits.weights import TensorKey, tensor_key
@@ -226,8 +226,7 @@ def fold(program: Program, tensors: Mapping[str, Tensor]) -> None:
     """Put trained tensors in place of the program's, wherever it reads the same memory."""
     module = program.forward
     new = {tensor_key(attribute(module, path)): value for path, value in tensors.items()}
-    for name in [FORWARD, *(m for m in program.methods if m != FORWARD)]:
-        owner = program.methods[name]
+    for owner in program.methods.values():
         for node in owner.graph.find_nodes(op="get_attr"):
             value = new.get(tensor_key(attribute(owner, str(node.target))))
             if value is not None:
