@@ -17,8 +17,9 @@ from torch import Tensor, fx
 from effc.ir.opspec import op_name
 from effc.ir.program import Program, value_of
 from effc.ir.provenance import label
+from effc.passes.bits.metrics.running import Values
 from effc.passes.recover.losses import relative_error
-from effc.passes.recover.straight import Straight, Values
+from effc.passes.recover.straight import Straight
 
 SUMS = ("aten.add.Tensor",)
 PRODUCTS = ("aten.linear.default", "aten.conv2d.default")

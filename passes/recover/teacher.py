@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from effc.ir.program import Program
+from effc.passes.bits.metrics.running import Values
 from effc.passes.calibrate.store import Shelf
 from effc.passes.recover.batches import Batch
 from effc.passes.recover.losses import OutputLoss
 from effc.passes.recover.points import Point, values_at
-from effc.passes.recover.straight import Values
 
 
 @dataclass

@@ -11,11 +11,11 @@ from torch import Tensor, fx
 
 from effc.ir.errors import DataError
 from effc.passes.base import PassContext
+from effc.passes.bits.metrics.running import Values
 from effc.passes.calibrate.store import Shelf
 from effc.passes.recover.batches import Batch, Batches
 from effc.passes.recover.checkpoint import Checkpoint, State
 from effc.passes.recover.points import Guide
-from effc.passes.recover.straight import Values
 from effc.passes.recover.teacher import Teacher
 from effc.passes.recover.trainables import Trainable
 from effc.passes.recover.workers import Workers

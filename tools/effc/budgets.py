@@ -1,116 +1,83 @@
 """Budgets a user sets, and whether a result keeps them."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 from effc.ir.errors import UsageError
 
-_NUMBER = r"(?P<value>\d+(?:\.\d*)?|\.\d+)"
-_DROP = re.compile(_NUMBER + r"\s*(?P<unit>%|pt)")
-_SIZE = re.compile(_NUMBER + r"\s*(?P<unit>%|B|KB|MB|GB|KiB|MiB|GiB)", re.IGNORECASE)
-_TIME = re.compile(_NUMBER + r"\s*(?P<unit>%|ns|us|ms|s)")
-_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
-_BYTES = {
-    "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
-}  # fmt: skip
+_BUDGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]+|%)")
 
 
 @dataclass(frozen=True)
-class DropBudget:
-    """The largest loss of task quality.
+class Budget:
+    """The most of something a result may have.
 
     Attributes:
-        value: How much.
-        is_relative: In percent of the baseline's quality; else in points (hundredths).
+        value: How much, in the unit of what is limited, or percent of the baseline's.
+        is_relative: Whether it is a percentage.
+        OPTION: The option that sets it.
+        EXAMPLES: How it is written.
+        UNITS: What a unit other than `%` stands for; spelt in lower case.
     """
 
     value: float
     is_relative: bool
+    OPTION: ClassVar[str]
+    EXAMPLES: ClassVar[str]
+    UNITS: ClassVar[Mapping[str, float]]
 
     @classmethod
-    def parse(cls, text: str) -> "DropBudget":
-        """Read `1%` or `0.5pt`.
+    def parse(cls, text: str) -> Self:
+        """Read a number and a unit.
 
         Raises:
             UsageError: For anything else.
         """
-        found = _DROP.fullmatch(text.strip())
-        if not found:
-            raise UsageError(
-                f"--max-drop {text!r} is no budget: write 1% (of the baseline's metric) or 0.5pt "
-                "(absolute, in hundredths)"
-            )
-        return cls(float(found["value"]), found["unit"] == "%")
+        found = _BUDGET.fullmatch(text.strip().lower())
+        value, unit = found.groups() if found else ("", "")
+        if unit != "%" and unit not in cls.UNITS:
+            raise UsageError(f"{cls.OPTION} {text!r} is no budget: write {cls.EXAMPLES}")
+        return cls(float(value) * cls.UNITS.get(unit, 1), unit == "%")
 
     def allowed(self, baseline: float) -> float:
-        """The loss in units of the metric."""
-        return abs(baseline) * self.value / 100 if self.is_relative else self.value / 100
+        """The most, in the unit of what is limited."""
+        return abs(baseline) * self.value / 100 if self.is_relative else self.value
+
+
+class DropBudget(Budget):
+    """The largest loss of task quality; a point is a hundredth."""
+
+    OPTION = "--max-drop"
+    EXAMPLES = "1% (of the baseline's metric) or 0.5pt (absolute, in hundredths)"
+    UNITS: ClassVar[Mapping[str, float]] = {"pt": 0.01}
 
     def __str__(self) -> str:
-        return f"{self.value:g}{'%' if self.is_relative else 'pt'}"
+        return f"{self.value:g}%" if self.is_relative else f"{self.value * 100:g}pt"
 
 
-@dataclass(frozen=True)
-class SizeBudget:
-    """The largest size of what is shipped.
+class SizeBudget(Budget):
+    """The largest size of what is shipped, in bytes."""
 
-    Attributes:
-        value: Bytes, or percent of the baseline's size.
-        is_relative: Whether it is a percentage.
-    """
+    OPTION = "--max-size"
+    EXAMPLES = "3MB, 500KB, or 25% (of the baseline)"
+    UNITS: ClassVar[Mapping[str, float]] = {
+        "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9,
+        "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
+    }  # fmt: skip
 
-    value: float
-    is_relative: bool
-
-    @classmethod
-    def parse(cls, text: str) -> "SizeBudget":
-        """Read `3MB`, `500KB` or `25%`.
-
-        Raises:
-            UsageError: For anything else.
-        """
-        found = _SIZE.fullmatch(text.strip())
-        if not found:
-            raise UsageError(
-                f"--max-size {text!r} is no budget: write 3MB, 500KB, or 25% (of the baseline)"
-            )
-        unit = found["unit"].lower()
-        return cls(float(found["value"]) * _BYTES.get(unit, 1), unit == "%")
-
-    def allowed(self, baseline_nbytes: int) -> int:
+    def allowed(self, baseline: float) -> int:
         """The size in bytes."""
-        return int(baseline_nbytes * self.value / 100) if self.is_relative else int(self.value)
+        return int(super().allowed(baseline))
 
 
-@dataclass(frozen=True)
-class LatencyBudget:
-    """The longest a run may take.
+class LatencyBudget(Budget):
+    """The longest a run may take, in seconds."""
 
-    Attributes:
-        value: Seconds, or percent of the baseline's latency.
-        is_relative: Whether it is a percentage.
-    """
-
-    value: float
-    is_relative: bool
-
-    @classmethod
-    def parse(cls, text: str) -> "LatencyBudget":
-        """Read `5ms`, `800us` or `60%`.
-
-        Raises:
-            UsageError: For anything else.
-        """
-        found = _TIME.fullmatch(text.strip())
-        if not found:
-            raise UsageError(
-                f"--max-latency {text!r} is no budget: write 5ms, 800us, or 60% (of the baseline)"
-            )
-        return cls(float(found["value"]) * _SECONDS.get(found["unit"], 1), found["unit"] == "%")
-
-    def allowed(self, baseline_seconds: float) -> float:
-        """The latency in seconds."""
-        return baseline_seconds * self.value / 100 if self.is_relative else self.value
+    OPTION = "--max-latency"
+    EXAMPLES = "5ms, 800us, or 60% (of the baseline)"
+    UNITS: ClassVar[Mapping[str, float]] = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0}
 
 
 def loss_of(baseline: float, found: float, better: str) -> float:
