@@ -26,6 +26,7 @@ PASSES: dict[str, str] = {
     "quantize": "effc.passes.bits.quantize:Quantize",
     "quantize-weights": "effc.passes.bits.quantize_weights:QuantizeWeights",
     "recover": "effc.passes.recover.recover:Recover",
+    "sparsify-weights": "effc.passes.sparsify.sparsify_weights:SparsifyWeights",
     "add-noise": "effc.passes.bits.conditioning.add_noise:AddNoise",
     "equalize-layers": "effc.passes.bits.conditioning.equalize_layers:EqualizeLayers",
     "peel-tokens": "effc.passes.bits.conditioning.peel_tokens:PeelTokens",

@@ -1,0 +1,1 @@
+"""Weights with zeros in patterns."""
