@@ -12,6 +12,7 @@ from effc.passes.clean.matching import NodeRule, is_call, is_constant, rank
 from effc.passes.lower.chain import Chain
 
 aten = torch.ops.aten
+HALVES = (torch.float16, torch.bfloat16)
 TRANSPOSED = (
     aten.conv_transpose1d.default,
     aten.conv_transpose2d.input,
@@ -124,7 +125,13 @@ def _is_loose(node: fx.Node) -> bool:
 def _spell_out_loose(node: fx.Node, editor: Editor) -> None:
     """Weights that are computed when the program runs: a sum over the kernel's positions."""
     new, (x, weight) = Chain(editor, node), node.args[:2]
-    count = rank(x) - 2
+    dtype, count, bias = x.meta["val"].dtype, rank(x) - 2, _at(node, 2, None)
+    if dtype in HALVES:  # sums of 16 bits are kept in float32
+        given = [part for part in (x, weight, bias) if part is not None]
+        wide = [new(aten._to_copy.default, part, dtype=torch.float32) for part in given]
+        result = new(node.target, *wide, *[None] * (bias is None), *node.args[3:])
+        editor.replace(node, new(aten._to_copy.default, result, dtype=dtype))
+        return
     stride, padding = _pair(_at(node, 3, 1), count), _pair(_at(node, 4, 0), count)
     dilation, groups = _pair(_at(node, 5, 1), count), _at(node, 6, 1)
     pads = [width for one in reversed(padding) for width in (one, one)]
@@ -151,7 +158,6 @@ def _spell_out_loose(node: fx.Node, editor: Editor) -> None:
         total = result if total is None else new(aten.add.Tensor, total, result)
     assert total is not None  # a kernel has at least one position
     maps = new(aten.reshape.default, total, [batch, outputs, *steps])
-    bias = _at(node, 2, None)
     if bias is not None:
         maps = new(aten.add.Tensor, maps, new(aten.view.default, bias, [-1, *[1] * count]))
     editor.replace(node, maps)

@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812  (torch's own spelling)
 
 from effc.ir.trace.onnx.call import Call, Tensor
 from effc.ir.trace.onnx.elements import element_of
+from effc.ir.trace.onnx.normalization import softmax
 
 LOWEST = -math.inf
 
@@ -154,7 +155,7 @@ def _spelled_out(
     dtype, groups = query.dtype, query.shape[1] // key.shape[1]
     if groups != 1:
         key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
-    root = math.sqrt(scale)
+    root = torch.full([], math.sqrt(scale), dtype=dtype)
     scores = torch.matmul(query * root, (key * root).transpose(2, 3))
     mode, kept = call.get("qk_matmul_output_mode", 0), scores
     softcap = call.get("softcap", 0.0)
@@ -166,7 +167,7 @@ def _spelled_out(
     kept = scores if mode == 2 else kept
     precision = element_of(call.get("softmax_precision", 0))
     wide = scores if precision is None else scores.to(precision.dtype)
-    shares = F.softmax(wide, -1)
+    shares = softmax(wide, -1)
     if bias is not None:  # a query that sees nothing gives zeros
         is_blind = torch.amax(bias, -1, True) == LOWEST
         shares = torch.where(is_blind, torch.zeros([], dtype=shares.dtype), shares)

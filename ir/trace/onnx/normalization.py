@@ -108,6 +108,14 @@ def _rowwise(function: Callable[[Tensor, int], Tensor]) -> Callable[[Call, Tenso
     return rule
 
 
+def softmax(x: Tensor, axis: int) -> Tensor:
+    """Softmax; in 16 bits step by step, each rounded, as the standard has it."""
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return F.softmax(x, axis)
+    powers = torch.exp(x - torch.amax(x, axis, True))
+    return powers / torch.sum(powers, axis, True)
+
+
 def _hardmax(x: Tensor, axis: int) -> Tensor:
     axis %= x.dim()
     numbers = torch.arange(x.shape[axis]).reshape([-1, *[1] * (x.dim() - 1 - axis)])
@@ -123,7 +131,7 @@ TABLE: dict[str, Any] = {
     "LRN": _local_response,
     "LpNormalization": _lp_norm,
     "MeanVarianceNormalization": _mean_variance,
-    "Softmax": _rowwise(lambda x, axis: F.softmax(x, axis)),
+    "Softmax": _rowwise(softmax),
     "LogSoftmax": _rowwise(lambda x, axis: F.log_softmax(x, axis)),
     "Hardmax": _rowwise(_hardmax),
 }

@@ -82,6 +82,10 @@ CASES = {
         lambda x, w, b: F.conv2d(x, w, b, (2, 1), (1, 0), (1, 2), 2),
         (random(2, 4, 5, 7), random(6, 2, 3, 2), random(6)),
     ),
+    "float16 by an input": (
+        lambda x, w: F.conv1d(x, w),
+        (torch.tensor([[[2048.0, 1, 1, 1]]]).half(), torch.ones(1, 1, 4).half()),
+    ),
     "linear by an input": (F.linear, (random(2, 5), random(3, 5), random(3))),
     "integers": (
         torch.matmul, (random(2, 3, 4, dtype=torch.int64), random(4, 5, dtype=torch.int64)),
@@ -95,6 +99,11 @@ CASES = {
     "pool": (lambda x: F.max_pool1d(x, 3, 2, 1), (random(2, 4, 9),)),
 }  # fmt: skip
 
+EXACTLY = (
+    "sort", "stable sort", "topk", "scatter", "integers", "scatter smallest",
+    "float16 by an input",
+)  # fmt: skip
+
 
 def case(name: str) -> Program:
     function, inputs = CASES[name]
@@ -107,7 +116,7 @@ def test_the_same_outputs(name):
     report = PassManager.parse("canonicalize,decompose-rare,remove-dead").run(program)
     assert report.changed
     half = ROUNDING[torch.bfloat16]
-    is_exact = name in ("sort", "stable sort", "topk", "scatter", "integers", "scatter smallest")
+    is_exact = name in EXACTLY
     assert_same_outputs(
         program,
         report.program,

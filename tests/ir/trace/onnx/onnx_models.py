@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-FLOAT, INT64, UINT8 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.UINT8
+FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16
+INT64, UINT8 = TensorProto.INT64, TensorProto.UINT8
 
 
 def value(name: str, shape: Sequence[Any] | None, kind: int = FLOAT) -> Any:

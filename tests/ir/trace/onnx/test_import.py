@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from onnx_models import INT64, UINT8, linear_model, model, node, save, value
+from onnx_models import FLOAT16, INT64, UINT8, linear_model, model, node, save, value
 
 from effc.ir.errors import ModelError, UnsupportedError, UsageError
 from effc.ir.program import Program
@@ -220,3 +220,29 @@ def test_outputs_that_are_inputs_or_constants(tmp_path):
     found = program.run({"x": torch.tensor([1.0, 2.0])})
     assert found["x"].tolist() == [1.0, 2.0]
     assert found["w"].tolist() == [1, 2, 3]
+
+
+def test_zeros_of_a_spectrum_are_zeros(tmp_path):
+    """The suite expects the 2e-7 that numpy's transform in float32 gives in place of 0."""
+    proto = model(
+        [node("DFT", ["x", "", "axis"], ["y"], inverse=1)],
+        [value("x", [1, 10, 10, 2])], [value("y", [1, 10, 10, 2])], {"axis": np.array(1)},
+    )  # fmt: skip
+    x = np.zeros((1, 10, 10, 2), np.float32)
+    x[..., 0] = np.arange(100).reshape(10, 10)
+    found = opened(proto, tmp_path).run({"x": torch.from_numpy(x)})["y"].numpy()
+    exact = np.fft.ifft(x[..., 0].astype(np.complex128), axis=1)
+    np.testing.assert_allclose(found[..., 0], exact.real, rtol=1e-6)
+    np.testing.assert_allclose(found[..., 1], exact.imag, rtol=1e-6, atol=1e-13)
+    assert abs(np.fft.ifft(x[..., 0].astype(np.complex64), axis=1).imag[0, 5]).max() > 1e-7
+
+
+def test_softmax_of_16_bits_rounds_every_step(tmp_path):
+    proto = model(
+        [node("Softmax", ["x"], ["y"])], [value("x", [4, 33], FLOAT16)],
+        [value("y", [4, 33], FLOAT16)],
+    )  # fmt: skip
+    x = np.random.default_rng(2).standard_normal((4, 33)).astype(np.float16)
+    found = opened(proto, tmp_path).run({"x": torch.from_numpy(x)})["y"].numpy()
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    np.testing.assert_array_equal(found, powers / powers.sum(-1, keepdims=True))
