@@ -21,6 +21,7 @@ PASSES: dict[str, str] = {
     "select-rows": "effc.passes.lower.select_rows:SelectRows",
     "lower-integer": "effc.passes.lower.integer:LowerInteger",
     "allocate-bits": "effc.passes.bits.allocate_bits:AllocateBits",
+    "allocate-channels": "effc.passes.prune.allocate_channels:AllocateChannels",
     "bfloat16": "effc.passes.bits.bfloat16:Bfloat16",
     "narrow-weights": "effc.passes.bits.narrow_weights:NarrowWeights",
     "quantize": "effc.passes.bits.quantize:Quantize",

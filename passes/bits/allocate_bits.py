@@ -27,7 +27,7 @@ from effc.passes.bits.metrics.study import Study
 from effc.passes.bits.writing import Writing
 from effc.passes.calibrate.synthetic import Synthetic, synthesised
 from effc.passes.plan.bisection import limits_along
-from effc.passes.plan.model import Infeasible, Plan, Problem, Unit
+from effc.passes.plan.model import Infeasible, Limit, Plan, Problem, Unit
 from effc.passes.plan.solver import solve
 
 RULE = "allocate-bits"
@@ -80,7 +80,7 @@ class AllocateBits(Pass):
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Offer, choose, write."""
         check_patterns(ctx, [*layer_names(program), *attention_names(program)])
-        writing = Writing(self.rounding, self.simulate)
+        Writing(self.rounding, self.simulate)
         selection = select(program, FORWARD, replace(ctx, rules=()), Wanted())
         parts = parts_of(program, selection.layers)
         if not parts:
@@ -89,7 +89,9 @@ class AllocateBits(Pass):
         offers, said = self._offers(study)
         notes |= said
         rest = Rest.of(program, parts, ctx.timing)
-        members = together([offer.unit(program, ctx) for offer in offers], self.granularity)
+        members = together(
+            [offer.unit(offer.work(program, ctx)) for offer in offers], self.granularity
+        )
         problem = self._problem(members, offers, rest, ctx)
         answer = solve(problem, self.solver, ctx.rng(RULE))
         plan = answer.plan if isinstance(answer, Infeasible) else answer
@@ -101,13 +103,36 @@ class AllocateBits(Pass):
         layers = described(problem, plan, members)
         if isinstance(answer, Infeasible):
             notes["infeasible"] = rest.explained(answer)
-        written = writing.write(Study(program, parts, ctx), chosen)
+        notes |= {"plan": plan_note(problem, plan, offers[0].metric, rest), "layers": layers}
+        changed, refusals = self._written(program, parts, chosen, ctx, layers)
+        return Outcome(changed, notes, refusals)
+
+    def uniform(self, form: str) -> "AllocateBits":
+        """A plan that offers one format and looks at no data for it, such as to take times."""
+        return AllocateBits(
+            metric=BLIND, bits=(form,), granularity=self.granularity, group=self.group,
+            activations=self.activations, simulate=self.simulate,
+        )  # fmt: skip
+
+    def _written(
+        self,
+        program: Program,
+        parts: Sequence[Part],
+        chosen: dict[Part, Form],
+        ctx: PassContext,
+        layers: dict[str, dict[str, Any]],
+    ) -> tuple[bool, tuple[Refusal, ...]]:
+        """Write formats; notes on the layers gain what was written.
+
+        Returns:
+            Whether the program changed, and what was left alone.
+        """
+        written = Writing(self.rounding, self.simulate).write(Study(program, parts, ctx), chosen)
         for name, note in written.notes["layers"].items():
             layers[name] = {**layers.get(name.partition("#")[0], {}), **note}
-        notes |= {"plan": _plan_note(problem, plan, offers[0].metric, rest), "layers": layers}
         planned = {name for part in parts for name in part.members}
         others = [one for one in written.refusals if one.source not in planned]
-        return Outcome(written.changed, notes, (*others, *self._left(parts, chosen, ctx)))
+        return written.changed, (*others, *self._left(parts, chosen, ctx))
 
     def _study(
         self, program: Program, parts: Sequence[Part], ctx: PassContext
@@ -169,15 +194,21 @@ class AllocateBits(Pass):
         ctx: PassContext,
     ) -> Problem:
         units = tuple(joined(name, own) for name, own in members.items())
+        return Problem(units, tuple(self._limits(units, [one.part for one in offers], rest, ctx)))
+
+    def _limits(
+        self, units: Sequence[Unit], parts: Sequence[Part], rest: Rest, ctx: PassContext
+    ) -> list[Limit]:
+        """What a plan has to keep, about the parts."""
         limits = [rest.about_parts(limit) for limit in ctx.limits]
         if self.average_bits is not None:
-            limits.append(average(self.average_bits, [offer.part for offer in offers]))
+            limits.append(average(self.average_bits, parts))
         if self.bit_operations is not None:
             limits.append(share_of_operations(self.bit_operations, units))
-        return Problem(units, tuple(limits))
+        return limits
 
 
-def _plan_note(problem: Problem, plan: Plan, metric: str, rest: Rest) -> dict[str, Any]:
+def plan_note(problem: Problem, plan: Plan, metric: str, rest: Rest) -> dict[str, Any]:
     """Totals, limits, and all sizes at which the choice changes, with the predicted loss there.
 
     Args:

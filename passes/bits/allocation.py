@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from effc.ir.cost import node_cost, typical_sizes
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
@@ -41,35 +43,46 @@ class Offer:
     losses: Mapping[Form, float]
     metric: str
 
-    def unit(self, program: Program, ctx: PassContext) -> Unit:
-        """The part as a unit of a plan."""
+    def work(self, program: Program, ctx: PassContext) -> "Work":
+        """What the layers of the part do in the program as it is."""
         sizes = {**typical_sizes(program), **ctx.sizes}
         costs = [node_cost(program, layer.node).at(sizes) for layer in self.part.products]
-        macs = sum(cost["macs"] for cost in costs)
+        macs = [cost["macs"] for cost in costs]
         moved = sum(cost["read_nbytes"] + cost["written_nbytes"] for cost in costs)
         moved -= len(costs) * FLOAT.nbytes(self.part.weight.shape)
         rates = Rates.of(ctx.target or Target.parse("native"))
+        return Work(tuple(macs), moved, rates, ctx.timing)
+
+    def unit(self, work: "Work", shape: torch.Size | None = None, share: float = 1.0) -> Unit:
+        """The part as a unit of a plan.
+
+        Args:
+            work: Of the part.
+            shape: Of the weight once it is cut; None for all of it.
+            share: Of the multiply-adds that the cut leaves.
+        """
+        shape = self.part.weight.shape if shape is None else shape
         options = tuple(
-            Option(str(form), self._estimate(form, loss, macs, moved, rates, ctx.timing))
+            Option(str(form), self._estimate(form, loss, work, shape, share))
             for form, loss in self.losses.items()
         )
         return Unit(self.part.name, options, self.part.members)
 
     def _estimate(
-        self, form: Form, loss: float, macs: int, moved: int, rates: Rates, timing: Timing | None
+        self, form: Form, loss: float, work: "Work", shape: torch.Size, share: float
     ) -> Estimate:
-        weight = self.part.weight
-        nbytes = form.nbytes(weight.shape)
+        nbytes, macs = form.nbytes(shape), sum(work.macs) * share
+        timing = work.timing
         measured = timing.of(self.part.members, str(form)) if timing is not None else None
         precision = "int8" if form.activation == CODE_BITS else "float32"
         return Estimate(
             loss=loss,
             nbytes=nbytes,
-            weight_bits=weight.numel() * form.weight_bits,
+            weight_bits=shape.numel() * form.weight_bits,
             bit_operations=macs * form.weight_bits * form.activation,
-            seconds=rates.seconds(macs, nbytes + moved, precision)
+            seconds=work.rates.seconds(macs, nbytes + work.moved * share, precision)
             if measured is None
-            else measured,
+            else measured * share,
             sources={
                 "loss": self.metric,
                 "nbytes": "counted",
@@ -77,6 +90,23 @@ class Offer:
                 "seconds": MODELLED if measured is None else MEASURED,
             },
         )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the layers of a part do.
+
+    Attributes:
+        macs: Multiply-adds of each product.
+        moved: Bytes read and written besides the weight.
+        rates: Of the target.
+        timing: Measured times, where there are any.
+    """
+
+    macs: tuple[int, ...]
+    moved: int
+    rates: Rates
+    timing: Timing | None
 
 
 def allowed(

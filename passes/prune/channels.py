@@ -1,6 +1,7 @@
 """Cuts channels, neurons, heads and the width of the residual stream."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -102,27 +103,21 @@ class PruneChannels(Pass):
 
     def _groups(self, study: Scoring) -> tuple[list[Group], tuple[Refusal, ...]]:
         """The groups to cut, and why the others are left alone."""
-        everything = [group for group in groups_of(study.coupling) if group.kind != OTHER]
-        check_patterns(study.ctx, [group.name for group in everything])
-        wanted = [group for group in everything if group.kind in self.scope]
-        if unknown := set(self.scope) - {*SCOPE, "query-heads", "head-width"}:
-            raise UsageError(f"prune-channels: there is no kind {', '.join(sorted(unknown))}")
-        refusals = [
-            Refusal(self.name, group.name, group.reason) for group in wanted if group.reason
-        ]
-        free = [group for group in wanted if not group.reason and group.size > 1]
-        left = [group for group in free if not study.ctx.is_excluded(group.name)]
+        check_patterns(
+            study.ctx, [one.name for one in groups_of(study.coupling) if one.kind != OTHER]
+        )
+        left, refusals = groups_to_cut(study, self.scope, self.name)
         if not left:
             reasons = Counter(refusal.reason for refusal in refusals)
             why = f": {reasons.most_common(1)[0][0]}" if reasons else ""
             raise UsageError(f"{study.program.name} has no group that can be pruned{why}")
-        return left, tuple(refusals)
+        return left, refusals
 
     def _chosen(self, study: Scoring, groups: list[Group]) -> NDArray[np.int64]:
         importance = importance_of(self.importance)
         choose = SPREADS.get(self.spread, uniform)
         scores = [importance.scores(study, group) for group in groups]
-        lanes = self.align or _lanes(study.ctx)
+        lanes = self.align or lanes_of(study.ctx)
         steps = [step_of(group, lanes) for group in groups]
         if self.of == "channels":
             return choose(groups, scores, self.ratio, steps)
@@ -161,6 +156,22 @@ class PruneChannels(Pass):
         }
 
 
-def _lanes(ctx: PassContext) -> int:
+def groups_to_cut(
+    study: Scoring, scope: Sequence[str], rule: str
+) -> tuple[list[Group], tuple[Refusal, ...]]:
+    """The groups of some kinds that can be cut, and why the others are left alone.
+
+    Raises:
+        UsageError: If there is no such kind.
+    """
+    if unknown := set(scope) - {*SCOPE, "query-heads", "head-width"}:
+        raise UsageError(f"{rule}: there is no kind {', '.join(sorted(unknown))}")
+    wanted = [group for group in groups_of(study.coupling) if group.kind in scope]
+    refusals = [Refusal(rule, group.name, group.reason) for group in wanted if group.reason]
+    free = [group for group in wanted if not group.reason and group.size > 1]
+    return [group for group in free if not study.ctx.is_excluded(group.name)], tuple(refusals)
+
+
+def lanes_of(ctx: PassContext) -> int:
     """Floats in a vector register of the target."""
     return LANES if ctx.target is None else max(1, ctx.target.vector_bits // FLOAT_BITS)

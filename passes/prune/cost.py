@@ -38,7 +38,7 @@ class CutCost:
         """Read off every product once."""
         sizes = typical_sizes(self.program)
         self._products = [
-            (node_cost(self.program, node).at(sizes)["macs"], _loops(self.coupling, node))
+            (node_cost(self.program, node).at(sizes)["macs"], loops_of(self.coupling, node))
             for node in self.program.methods[FORWARD].graph.nodes
             if kind_of(node) == Kind.ANCHOR
         ]
@@ -67,7 +67,7 @@ def _share(kept: Kept, axis: Axis | None) -> float:
     return 1.0 if rows is None else float(rows.mean())
 
 
-def _loops(coupling: Coupling, node: fx.Node) -> list[Axis | None]:
+def loops_of(coupling: Coupling, node: fx.Node) -> list[Axis | None]:
     """The axes a product loops over: those of its result and the one it sums over."""
     axes: dict[Any, Any] = coupling.state.axes
     name, args = op_name(node), node.args

@@ -49,7 +49,7 @@ def rows_of(progress: Progress, wanted: Sequence[str]) -> Iterator[Row]:
         Offer(part, dict(zip(FORMS, losses[part.name], strict=True)), METRIC) for part in parts
     ]
     program, ctx = subject.study.program, subject.study.ctx
-    problem = Problem(tuple(offer.unit(program, ctx) for offer in offers))
+    problem = Problem(tuple(offer.unit(offer.work(program, ctx)) for offer in offers))
     sizes = {form: sum(form.nbytes(part.weight.shape) for part in parts) for form in FORMS}
     peers = list(_nncf(subject))
     task = progress.add_task(TITLE, total=2 * len(FORMS) + len(BETWEEN) + len(peers))

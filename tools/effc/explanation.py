@@ -16,8 +16,8 @@ def explained(report: dict[str, Any]) -> dict[str, Any]:
     Returns:
         `layers`: notes by layer; `refusals`: what was left alone, by which rule and why;
         `most_sensitive`: patterns of the layers with the lowest signal-to-noise ratio;
-        `plan`: totals and limits of the plan, where a pass made one; `measured`: everything that
-        was built on the way.
+        `plan`: totals and limits of the plan, where a pass made one; `groups`: how many channels
+        each group kept; `measured`: everything that was built on the way.
     """
     layers = layers_of(report["passes"])
     shares = _time_shares(report["profile"])
@@ -35,6 +35,7 @@ def explained(report: dict[str, Any]) -> dict[str, Any]:
         "layers": layers,
         "refusals": refusals,
         "plan": plan_note(report["passes"]),
+        "groups": groups_of(report["passes"]),
         "measured": measured_points(report),
         "most_sensitive": [escape(name) for name in [*names][:MOST_SENSITIVE]],
     }
@@ -44,6 +45,11 @@ def plan_note(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """What a planning pass says of its plan, from the report rows of a pipeline."""
     notes = [row["notes"]["plan"] for row in rows if "plan" in row["notes"]]
     return dict(notes[-1]) if notes else None
+
+
+def groups_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What passes say of the groups they cut, in order."""
+    return [dict(group) for row in rows for group in row["notes"].get("groups", ())]
 
 
 def layers_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

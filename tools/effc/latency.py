@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,20 +71,7 @@ def _profile(compilation: Compilation, form: str, folder: Path) -> Seconds:
 
 def uniform_passes(passes: tuple[Pass, ...], form: str) -> tuple[Pass, ...]:
     """A pipeline whose plan offers one format, without looking at any data for it."""
-    return tuple(
-        replace(
-            step,
-            bits=(form,),
-            metric="weight-error",
-            solver="ilp",
-            rounding="nearest",
-            average_bits=None,
-            bit_operations=None,
-        )
-        if isinstance(step, AllocateBits)
-        else step
-        for step in passes
-    )
+    return tuple(step.uniform(form) if isinstance(step, AllocateBits) else step for step in passes)
 
 
 def _built(compilation: Compilation, passes: tuple[Pass, ...], folder: Path) -> Candidate:

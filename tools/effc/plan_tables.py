@@ -34,6 +34,26 @@ def plan_table(layers: dict[str, dict[str, Any]], plan: dict[str, Any]) -> Table
     return made
 
 
+def group_table(groups: Iterable[dict[str, Any]], plan: dict[str, Any] | None) -> Table:
+    """How many channels each group kept; where a plan chose, what that costs and would change it.
+
+    Args:
+        groups: Rows of the report.
+        plan: Totals of the plan, where there is one.
+    """
+    numbers = ("size", "kept", "loss", "runner-up", "runner-up's loss", "from")
+    made = table("channels kept", "group", "kind", *numbers, numbers=numbers)
+    for group in groups:
+        cells = [group["name"], group["kind"], str(group["size"]), str(group["kept"])]
+        if "predicted_loss" in group:
+            cells.append(f"{group['predicted_loss']:.3g}")
+        if plan is not None and "runner_up" in group:
+            cells += [str(group["runner_up"]), f"{group['runner_up_loss']:.3g}"]
+            cells.append(_budget(group, plan))
+        made.add_row(*map(Text, cells))
+    return made
+
+
 def _budget(notes: dict[str, Any], plan: dict[str, Any]) -> str:
     """The budget from which on a layer takes its runner-up, of the whole program."""
     if "changes_at_nbytes" in notes:

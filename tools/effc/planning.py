@@ -1,4 +1,4 @@
-"""Keeping budgets with a plan: how small, fast or exact `allocate-bits` is told to be.
+"""Keeping budgets with a plan: how small, fast or exact a pass that plans is told to be.
 
 The pass predicts; what is built is measured. Budgets of size and latency become limits on bytes and
 seconds and are tightened by what the build takes beyond them. With a quality budget, a bisection
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effc.explanation import layers_of, plan_note
+from effc.explanation import groups_of, layers_of, plan_note
 from effc.latency import measured_timing
 from effc.passes.bits.allocate_bits import AllocateBits
 from effc.passes.plan.bisection import Bisection
@@ -231,8 +231,11 @@ def facts_of(candidate: Candidate) -> dict[str, Any]:
 
 
 def _formats(report: PipelineReport) -> tuple[tuple[str, str], ...]:
-    layers = layers_of(report.to_json())
-    return tuple((name, str(note.get("format", ""))) for name, note in sorted(layers.items()))
+    """What tells plans apart: formats of layers, counts that groups keep."""
+    rows = report.to_json()
+    layers = layers_of(rows)
+    formats = [(name, str(note.get("format", ""))) for name, note in sorted(layers.items())]
+    return (*formats, *((str(row["name"]), str(row["kept"])) for row in groups_of(rows)))
 
 
 def _limit_text(aim: _Aim) -> str:

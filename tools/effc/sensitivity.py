@@ -32,7 +32,7 @@ def measure_layers(
     """Add to the notes of every layer what its output keeps if no other layer is changed.
 
     The ratio of a layer's input says little: one large channel that the weight ignores makes it
-    high while all other channels drown.
+    high while all other channels drown. Layers that were cut have no output to compare with.
 
     Args:
         rows: Report rows of the passes; their notes on layers are added to.
@@ -49,7 +49,8 @@ def measure_layers(
     seen: dict[str, int] = {}
     with torch.no_grad():
         recorder.run(*tensors, enable_io_processing=False)
-        for node in _layers(changed.forward, set(notes), set(recorder.values)):
+        known = {node.name: _shape(node) for node in clean.forward.graph.nodes}
+        for node in _layers(changed.forward, set(notes), known):
             name = label(node)
             seen[name] = seen.get(name, 0) + 1
             name = name if seen[name] == 1 else f"{name}#{seen[name]}"
@@ -58,8 +59,14 @@ def measure_layers(
                 notes[name][OUTPUT] = round(found, 2) if math.isfinite(found) else None
 
 
-def _layers(module: fx.GraphModule, names: set[str], before: set[str]) -> list[fx.Node]:
-    """Products of the given labels that were there before and read something that was not."""
+def _layers(module: fx.GraphModule, names: set[str], before: dict[str, list[str]]) -> list[fx.Node]:
+    """Products of the given labels that were there before and read something that was not.
+
+    Args:
+        module: After the passes.
+        names: Labels.
+        before: Shapes by name of node.
+    """
     return [
         node
         for node in module.graph.nodes
@@ -67,7 +74,24 @@ def _layers(module: fx.GraphModule, names: set[str], before: set[str]) -> list[f
         and op_name(node) in KINDS
         and node.name in before
         and any(read.name not in before for read in node.all_input_nodes)
+        and _is_whole(node, before)
     ]
+
+
+def _is_whole(node: fx.Node, before: dict[str, list[str]]) -> bool:
+    """Whether a node and all it takes from before the passes have the shapes they had."""
+    if before.get(node.name, _shape(node)) != _shape(node):
+        return False
+    reads = node.all_input_nodes
+    return all(
+        before[read.name] == _shape(read) if read.name in before else _is_whole(read, before)
+        for read in reads
+    )
+
+
+def _shape(node: fx.Node) -> list[str]:
+    value = node.meta.get("val")
+    return [str(size) for size in value.shape] if isinstance(value, torch.Tensor) else []
 
 
 class _Recorder(fx.Interpreter):

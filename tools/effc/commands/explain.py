@@ -44,18 +44,20 @@ def _narrowed(facts: dict[str, Any], pattern: str) -> dict[str, Any]:
 
     layers = {n: v for n, v in facts["layers"].items() if fnmatchcase(n, pattern)}
     refusals = [r for r in facts["refusals"] if fnmatchcase(r["source"], pattern)]
-    if not layers and not refusals:
+    groups = [g for g in facts["groups"] if fnmatchcase(g["name"], pattern)]
+    if not layers and not refusals and not groups:
         known = [*facts["layers"]]
         more = ", ..." if len(known) > 6 else ""
         raise UsageError(
             f"layer {pattern!r} matches nothing; layers are {', '.join(known[:6]) or 'none'}{more}"
         )
     sensitive = [name for name in facts["most_sensitive"] if name in layers]
-    return {**facts, "layers": layers, "refusals": refusals, "most_sensitive": sensitive}
+    narrowed = {"layers": layers, "refusals": refusals, "groups": groups}
+    return {**facts, **narrowed, "most_sensitive": sensitive}
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from effc.plan_tables import plan_table, points_table
+    from effc.plan_tables import group_table, plan_table, points_table
     from effc.tables import layer_table, render
 
     if facts["layers"]:
@@ -63,8 +65,10 @@ def _print(facts: dict[str, Any]) -> None:
         if facts["plan"]:
             tables = [plan_table(facts["layers"], facts["plan"]), points_table(facts["measured"])]
             typer.echo(render(tables), nl=False)
-    else:
+    elif not facts["groups"]:
         typer.echo("no layer was changed")
+    if facts["groups"]:
+        typer.echo(render([group_table(facts["groups"], facts["plan"])]), nl=False)
     for entry in facts["refusals"]:
         where = f"{entry['source']}: " if entry["source"] else ""
         typer.echo(f"left alone by {entry['rule']}: {where}{entry['reason']}")
