@@ -117,9 +117,11 @@ def test_the_same_outputs(name):
     assert report.changed
     half = ROUNDING[torch.bfloat16]
     is_exact = name in EXACTLY
+    names = [spec.name for spec in program.signature.inputs]
     assert_same_outputs(
         program,
         report.program,
+        dict(zip(names, CASES[name][1], strict=True)),
         tolerance=half if "bfloat16" in name else EXACT if is_exact else FLOAT,
     )
 
