@@ -1,6 +1,8 @@
 """Environment variables, read in this module only."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -49,3 +51,18 @@ def worker() -> tuple[int, int]:
 def is_first_worker() -> bool:
     """Whether this process, of those that train together, is the one that writes results."""
     return worker()[0] == 0
+
+
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """Variables that a library reads, set while something runs; what they were comes back."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

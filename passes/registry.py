@@ -14,6 +14,7 @@ from effc.ir.errors import UsageError
 from effc.passes.base import Pass
 
 PASSES: dict[str, str] = {
+    "decompose-linear-attention": "effc.passes.lower.linear_attention:DecomposeLinearAttention",
     "decompose-rare": "effc.passes.lower.rare:DecomposeRare",
     "decompose-rows": "effc.passes.lower.decompose:DecomposeRows",
     "fuse-regions": "effc.passes.lower.regions:FuseRegions",

@@ -32,14 +32,17 @@ class OnnxRuntimeBackend:
         Raises:
             UnsupportedError: Listing every operator that has no form in ONNX.
         """
-        from effc.ir.export.onnx import save_onnx
+        from effc.ir.export.onnx import runtime_environment, save_onnx
 
         exportable, missing = written_as(program)
         if missing := [*without_arrays(program), *missing]:
             raise UnsupportedError(f"target {target}", missing)
         model = save_onnx(exportable, folder / MODEL)
         opset = model.opset_import[0].version
-        settings = {"opset": opset, "ir_version": model.ir_version, "config": EXACT_BLOCKS}
+        settings = {
+            "opset": opset, "ir_version": model.ir_version, "config": EXACT_BLOCKS,
+            "environment": runtime_environment(opset),
+        }  # fmt: skip
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
         return Built(memory={"weight_nbytes": program.weight_nbytes})
 

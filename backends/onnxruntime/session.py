@@ -25,13 +25,20 @@ class Runtime:
         path: The model.
         threads: How many threads to use.
         config: Entries of the session's configuration.
+        environment: Variables that must be set while the model is loaded.
 
     Raises:
         ModelError: If ONNX Runtime cannot load the model.
         NotAvailableError: Without the package onnxruntime.
     """
 
-    def __init__(self, path: Path, threads: int, config: dict[str, str] = EXACT_BLOCKS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        threads: int,
+        environment: dict[str, str],
+        config: dict[str, str] = EXACT_BLOCKS,
+    ) -> None:
         try:
             import onnxruntime
         except ImportError as error:
@@ -44,7 +51,8 @@ class Runtime:
         for name, value in config.items():
             chosen.add_session_config_entry(name, value)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), chosen, providers=PROVIDERS)
+            with options.environment(environment):
+                self._session = onnxruntime.InferenceSession(str(path), chosen, providers=PROVIDERS)
         except Exception as error:  # its errors are plain exceptions of a dozen classes
             raise ModelError(f"ONNX Runtime cannot load {path}: {one_line(error)}") from error
         self._taken = {entry.name for entry in self._session.get_inputs()}
@@ -87,8 +95,8 @@ class OnnxRuntimeSession:
                 raise ArtifactError(f"{folder} is incomplete: its manifest lists no {name}")
         threads = threads or min(manifest.threads, options.default_threads())
         self._nbytes = sum(entry.nbytes for entry in manifest.files.values())
-        config = _config(folder / SETTINGS)
-        self._opened: Runtime | None = Runtime(folder / MODEL, threads, config)
+        config, environment = _settings(folder / SETTINGS)
+        self._opened: Runtime | None = Runtime(folder / MODEL, threads, environment, config)
         self._names = [spec.name for spec in manifest.signature.outputs]
 
     def run(self, inputs: Arrays) -> Arrays:
@@ -113,9 +121,12 @@ class OnnxRuntimeSession:
         self._opened = None
 
 
-def _config(path: Path) -> dict[str, str]:
+def _settings(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Entries of the session's configuration, and environment variables."""
     try:
-        found = json.loads(path.read_text())["config"]
-        return {str(name): str(value) for name, value in found.items()}
+        found = json.loads(path.read_text())
+        parts = found["config"], found.get("environment", {})
+        config, environment = ({str(k): str(v) for k, v in part.items()} for part in parts)
+        return config, environment
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ArtifactError(f"cannot read {path}: {error}") from error

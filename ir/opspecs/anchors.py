@@ -40,6 +40,13 @@ def _attention_macs(node: fx.Node, names: Names) -> Size:
     return simplify(product(query[:-1]) * value[-2] * (query[-1] + value[-1]))
 
 
+def _linear_attention_macs(node: fx.Node, names: Names) -> Size:
+    """Per step: the state written by every key head, and read by every head; corrected with beta."""
+    query, key, value = (_shape(part, names) for part in node.args[:3])
+    writes = key[1] if node.args[5] is None else 2 * key[1]
+    return simplify(product([query[0], query[2], query[3], value[3]]) * (query[1] + writes))
+
+
 def _anchor(macs: Macs) -> OpSpec:
     return OpSpec(Kind.ANCHOR, macs=macs)
 
@@ -75,4 +82,5 @@ TABLE: dict[str, OpSpec] = {
     "aten.scaled_dot_product_attention.default": _anchor(_attention_macs),
     "effc.attention_half.default": _anchor(_attention_macs),
     "effc.attention_integer.default": _anchor(_attention_macs),
+    "effc.linear_attention.default": _anchor(_linear_attention_macs),
 }

@@ -1,7 +1,7 @@
 """The pipelines that turn a program into regions a backend makes kernels of."""
 
 SPELL_OUT = (
-    "select-rows,lower-integer,decompose-rare,decompose-rows,lower-half,share-common,"
-    "fold-constants,remove-dead"
+    "select-rows,lower-integer,decompose-linear-attention,decompose-rare,decompose-rows,lower-half,"
+    "share-common,fold-constants,remove-dead"
 )
 FUSE = "fuse-regions"

@@ -96,21 +96,28 @@ def export(
 
 def _export_onnx(program: Program, sample: Arrays, out: Path, notes: list[str]) -> Exported:
     from effc.backends.onnxruntime.backend import written_as
-    from effc.ir.export.onnx import save_onnx
+    from effc.ir.export.onnx import runtime_environment, save_onnx
 
     exportable, missing = written_as(program)
     if missing:
         raise UnsupportedError("the ONNX export", missing)
     model = save_onnx(exportable, out)
-    facts: dict[str, Any] = {"opset": model.opset_import[0].version, "agreement_db": {}}
+    opset = model.opset_import[0].version
+    facts: dict[str, Any] = {"opset": opset, "agreement_db": {}}
+    environment = runtime_environment(opset)
+    if environment:
+        settings = " ".join(f"{name}={value}" for name, value in environment.items())
+        notes.append(f"ONNX Runtime loads opset {opset} only with {settings} in its environment")
     if importlib.util.find_spec("onnxruntime") is None:
         notes.append("onnxruntime is not installed, so what was written was not run")
     else:
-        facts["agreement_db"] = _checked(program, sample, out)
+        facts["agreement_db"] = _checked(program, sample, out, environment)
     return Exported(out, "onnx", out.stat().st_size, facts, notes)
 
 
-def _checked(program: Program, sample: Arrays, path: Path) -> dict[str, float]:
+def _checked(
+    program: Program, sample: Arrays, path: Path, environment: dict[str, str]
+) -> dict[str, float]:
     """Run a file in ONNX Runtime; by output, how closely it agrees, in dB.
 
     In quantized programs a difference in the last bit moves a value to the next code and grows from
@@ -123,7 +130,7 @@ def _checked(program: Program, sample: Arrays, path: Path) -> dict[str, float]:
 
     inputs = {name: torch.from_numpy(value) for name, value in sample.items()}
     expected = program.run(inputs)
-    found = Runtime(path, 1).run(sample, list(expected))
+    found = Runtime(path, 1, environment).run(sample, list(expected))
     floor = QUANTIZED_DB if is_quantized(program) else FLOAT_DB
     result = {name: agreement(value.numpy(), found[name]) for name, value in expected.items()}
     for name, decibel in result.items():

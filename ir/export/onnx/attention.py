@@ -1,4 +1,4 @@
-"""Softmax attention, spelled out: the operator of its own came with opset 23."""
+"""Softmax attention, spelled out (an operator of its own came with opset 23), and linear attention."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from effc.ir.export.onnx.gathers import repeated
-from effc.ir.export.onnx.graph import Graph
+from effc.ir.export.onnx.graph import Graph, RefusedError
 from effc.ir.export.onnx.normalization import without_nan
 from effc.ir.export.onnx.rules import Arguments, Rule, dtype_of, rank_of
 from effc.ir.export.onnx.shapes import swapped, transposed, unsqueezed
@@ -80,4 +80,55 @@ def _leaves_something(graph: Graph, mask: fx.Node) -> bool:
     return bool(open_to.any(-1).all())
 
 
-TABLE: dict[str, Rule] = {"aten.scaled_dot_product_attention.default": _attention}
+RULES = {
+    (False, False): "linear",
+    (True, False): "gated",
+    (False, True): "delta",
+    (True, True): "gated_delta",
+}
+
+
+def _linear_attention(graph: Graph, node: fx.Node, given: Arguments) -> tuple[str, str]:
+    """One operator, which takes heads side by side: [batch, steps, heads * size]."""
+    graph.need(27)
+    query, decay, beta = given["query"], given["decay"], given["beta"]
+    if dtype_of(query) == torch.float64:
+        raise RefusedError("linear attention in float64 has no form in ONNX")
+    if given["scale"] == 0:
+        raise RefusedError("a scale of 0 stands for another one in ONNX")
+    packed = [
+        "" if part is None else _packed(graph, part)
+        for part in (query, given["key"], given["value"], decay, beta)
+    ]
+    past = "" if given["past"] is None else graph.value(given["past"])
+    heads, shared = (_heads(graph, given[name]) for name in ("query", "key"))
+    rule = RULES[decay is not None, beta is not None]
+    inputs = [*packed[:3], past, *packed[3:]]
+    while not inputs[-1]:
+        inputs.pop()
+    result, state = graph.several(
+        "LinearAttention", inputs, 2, q_num_heads=heads, kv_num_heads=shared, update_rule=rule,
+        scale=given["scale"],
+    )  # fmt: skip
+    batch, _, steps, depth = (graph.known_size(size) for size in node.meta["val"][0].shape)
+    apart = graph.reshaped(result, [batch, steps, heads, depth])
+    return transposed(graph, apart, [0, 2, 1, 3]), state
+
+
+def _heads(graph: Graph, node: fx.Node) -> int:
+    found = graph.shape_of(node)[1]
+    if not isinstance(found, int):
+        raise RefusedError("a symbolic number of heads has no form in ONNX")
+    return found
+
+
+def _packed(graph: Graph, node: fx.Node) -> str:
+    batch, heads, steps, size = graph.shape_of(node)
+    swapped_heads = transposed(graph, graph.value(node), [0, 2, 1, 3])
+    return graph.reshaped(swapped_heads, [batch, steps, heads * size])
+
+
+TABLE: dict[str, Rule] = {
+    "aten.scaled_dot_product_attention.default": _attention,
+    "effc.linear_attention.default": _linear_attention,
+}

@@ -18,7 +18,9 @@ from effc.ir.program import Program, attribute
 from effc.ir.symbols import Size, size_of
 
 FIRST_OPSET = 13
+RELEASED_OPSET = 26  # the newest one ONNX Runtime loads unasked
 EXPORT = "the ONNX export"
+ENVIRONMENT = "onnxruntime.environment"
 ELEMENTS: dict[torch.dtype, int] = {
     torch.float32: TensorProto.FLOAT,
     torch.float16: TensorProto.FLOAT16,
@@ -42,6 +44,11 @@ ARITHMETIC: dict[type, str] = {
     sympy.Max: "Max",
     sympy.Min: "Min",
 }
+
+
+def runtime_environment(opset: int) -> dict[str, str]:
+    """Environment variables ONNX Runtime needs to load a model of an opset."""
+    return {} if opset <= RELEASED_OPSET else {"ALLOW_RELEASED_ONNX_OPSET_ONLY": "0"}
 
 
 class RefusedError(Exception):
@@ -251,10 +258,14 @@ def model_of(graph: Graph, outputs: Sequence[str]) -> onnx.ModelProto:
         list(graph.initializers.values()),
     )  # fmt: skip
     opsets = [helper.make_opsetid("", graph.needed)]
-    return helper.make_model(
+    model = helper.make_model(
         proto, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets),
         producer_name="effc",
     )  # fmt: skip
+    if environment := runtime_environment(graph.needed):
+        text = " ".join(f"{name}={value}" for name, value in environment.items())
+        helper.set_model_props(model, {ENVIRONMENT: text})
+    return model
 
 
 def _remove_dead(graph: Graph, outputs: Sequence[str]) -> None:

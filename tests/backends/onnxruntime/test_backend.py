@@ -1,6 +1,7 @@
 """The ONNX Runtime backend: what it writes, how it runs, and what it refuses."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from effc.backends.artifact import manifest_of, write_manifest
 from effc.backends.onnxruntime.backend import OnnxRuntimeBackend, written_as
-from effc.backends.onnxruntime.session import EXACT_BLOCKS, MODEL, SETTINGS
+from effc.backends.onnxruntime.session import EXACT_BLOCKS, MODEL, SETTINGS, Runtime
 from effc.backends.runner import Model
 from effc.ir.errors import ArtifactError, EffcError, ModelError, UnsupportedError, UsageError
 from effc.ir.program import Program
@@ -65,7 +66,27 @@ def test_outputs_are_the_programs(program, folder):
 
 def test_settings_lie_beside_the_model(folder):
     settings = json.loads((folder / SETTINGS).read_text())
-    assert settings == {"opset": 13, "ir_version": 7, "config": EXACT_BLOCKS}
+    assert settings == {"opset": 13, "ir_version": 7, "config": EXACT_BLOCKS, "environment": {}}
+
+
+class Retention(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.effc.linear_attention(x, x, x, None, None, None, 0.5)[0]
+
+
+def test_an_opset_onnx_runtime_does_not_load_unasked(tmp_path):
+    x = torch.randn(1, 2, 3, 4)
+    program = traced(Retention(), x)
+    OnnxRuntimeBackend().build(program, TARGET, tmp_path)
+    write_manifest(manifest_of(program, TARGET, tmp_path, __version__), tmp_path)
+    settings = json.loads((tmp_path / SETTINGS).read_text())
+    assert settings["opset"] == 27
+    assert settings["environment"] == {"ALLOW_RELEASED_ONNX_OPSET_ONLY": "0"}
+    with pytest.raises(ModelError, match="cannot load"):
+        Runtime(tmp_path / MODEL, 1, {})
+    with Model(tmp_path) as model:
+        assert torch.allclose(model(x), program.run({"x": x})["output"], atol=1e-5)
+    assert "ALLOW_RELEASED_ONNX_OPSET_ONLY" not in os.environ
 
 
 def test_a_profile_is_one_step(folder):

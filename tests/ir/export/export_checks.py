@@ -6,7 +6,8 @@ import onnx
 import onnxruntime
 import torch
 
-from effc.ir.export.onnx import onnx_model
+from effc.ir import options
+from effc.ir.export.onnx import onnx_model, runtime_environment
 from effc.ir.program import Program
 from effc.ir.testing import random_inputs
 from effc.ir.trace import open_model
@@ -21,9 +22,10 @@ def in_runtime(model: onnx.ModelProto, inputs: Tensors) -> Tensors:
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level, settings.intra_op_num_threads = 3, 1
     settings.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-    )
+    with options.environment(runtime_environment(model.opset_import[0].version)):
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+        )
     names = [entry.name for entry in session.get_outputs()]
     given = {entry.name: inputs[entry.name].numpy() for entry in session.get_inputs()}
     found = session.run(names, given)
