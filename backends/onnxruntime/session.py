@@ -127,6 +127,6 @@ def _settings(path: Path) -> tuple[dict[str, str], dict[str, str]]:
         found = json.loads(path.read_text())
         parts = found["config"], found.get("environment", {})
         config, environment = ({str(k): str(v) for k, v in part.items()} for part in parts)
-        return config, environment
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ArtifactError(f"cannot read {path}: {error}") from error
+    return config, environment

@@ -41,7 +41,7 @@ def _attention_macs(node: fx.Node, names: Names) -> Size:
 
 
 def _linear_attention_macs(node: fx.Node, names: Names) -> Size:
-    """Per step: the state written by every key head, and read by every head; corrected with beta."""
+    """Per step: the state written by key heads, read by heads; beta reads it once more."""
     query, key, value = (_shape(part, names) for part in node.args[:3])
     writes = key[1] if node.args[5] is None else 2 * key[1]
     return simplify(product([query[0], query[2], query[3], value[3]]) * (query[1] + writes))

@@ -11,6 +11,7 @@ import numpy as np
 from rich.progress import Progress
 from rich.table import Table
 
+from bench.tuned_peers import pre_processed
 from effc.backends.peers import Arrays
 from effc.evaluation import EagerModel
 from effc.ir.data import open_data
@@ -165,7 +166,6 @@ class Bench:
         import onnxruntime
         from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
         from onnxruntime.quantization.calibrate import CalibrationDataReader
-        from onnxruntime.quantization.shape_inference import quant_pre_process
 
         batches = iter(self.batches)
 
@@ -177,10 +177,7 @@ class Bench:
             plain, ready, packed = (Path(folder) / f"{n}.onnx" for n in ("model", "ready", "int8"))
             self.export(plain)
             logging.disable(logging.WARNING)
-            try:
-                quant_pre_process(str(plain), str(ready))
-            except Exception:  # its symbolic shapes do not know every operator
-                quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+            pre_processed(plain, ready)
             settings = {"per_channel": True, "weight_type": QuantType.QInt8}
             if is_static:
                 quantize_static(ready, packed, Reader(), **settings)

@@ -1,5 +1,6 @@
 """Peers with their own 8-bit quantization, or their own compiler, of the same model."""
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterable
@@ -13,16 +14,30 @@ from effc.ir.program import FORWARD, Program
 Data = Callable[[], Iterable[Arrays]]
 
 
+def pre_processed(plain: Path, ready: Path) -> None:
+    """ONNX Runtime's own preparation of a model for its quantizers.
+
+    What its symbolic shapes do not know it saves in the current folder before it gives up, so that
+    is the folder of the result.
+    """
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with contextlib.chdir(ready.parent):
+        try:
+            quant_pre_process(str(plain), str(ready))
+        except Exception:  # its symbolic shapes do not know every operator
+            quant_pre_process(str(plain), str(ready), skip_symbolic_shape=True)
+
+
 def onnxruntime_dynamic(program: Program, inputs: Arrays, threads: int, data: Data) -> Call:
     """ONNX Runtime's dynamic quantization: int8 weights, activations quantized while it runs."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder:
         plain, ready, packed = (Path(folder) / f"{n}.onnx" for n in ("model", "ready", "int8"))
         export_onnx(program, inputs, plain)
         logging.disable(logging.WARNING)
-        quant_pre_process(str(plain), str(ready))
+        pre_processed(plain, ready)
         quantize_dynamic(ready, packed, weight_type=QuantType.QInt8, per_channel=True)
         logging.disable(logging.NOTSET)
         return onnx_session(packed, inputs, threads)
@@ -36,7 +51,6 @@ def onnxruntime_static(program: Program, inputs: Arrays, threads: int, data: Dat
         QuantType,
         quantize_static,
     )
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
@@ -49,7 +63,7 @@ def onnxruntime_static(program: Program, inputs: Arrays, threads: int, data: Dat
         plain, ready, packed = (Path(folder) / f"{n}.onnx" for n in ("model", "ready", "int8"))
         export_onnx(program, inputs, plain)
         logging.disable(logging.WARNING)
-        quant_pre_process(str(plain), str(ready))
+        pre_processed(plain, ready)
         quantize_static(
             ready,
             packed,

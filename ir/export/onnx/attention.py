@@ -1,4 +1,4 @@
-"""Softmax attention, spelled out (an operator of its own came with opset 23), and linear attention."""
+"""Softmax attention, spelled out (its own operator came with opset 23), and linear attention."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Linear attention becomes the operator of opset 27, whatever its rule, and comes back as it was."""
+"""Linear attention becomes the operator of opset 27, whatever its rule, and comes back."""
 
 from collections.abc import Collection
 

@@ -1,4 +1,4 @@
-"""Linear attention against a recurrence in numpy: the operator, what it is spelled out as, kernels."""
+"""Linear attention against a recurrence in numpy: the operator, its decomposition, kernels."""
 
 from pathlib import Path
 
