@@ -68,7 +68,8 @@ def _(
 ) -> tuple[Tensor, Tensor]:
     batch, heads, steps, width = query.shape
     shared, depth = key.shape[1], value.shape[3]
-    torch._check(heads % shared == 0, lambda: f"{heads} heads share {shared} key heads")
+    if heads % shared:
+        raise ValueError(f"linear attention: {heads} heads share {shared} key heads")
     _fits("key", key, (batch, shared, steps, width))
     _fits("value", value, (batch, shared, steps, depth))
     if past is not None:
