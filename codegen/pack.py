@@ -276,3 +276,49 @@ class PackTable:
     def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
         """`tensors[weight]`, float32 `[2 ** bits]`."""
         return np.ascontiguousarray(known(tensors, self.weight).numpy())
+
+
+@dataclass(frozen=True)
+class PackBlocks:
+    """Packs the blocks of a linear weight that are not all zeros, panel after panel.
+
+    A block is what one multiply-add step of a panel needs: `width` columns by `depth` features.
+    Panels have a multiple of `together` blocks, zeros at feature 0 making up the number.
+
+    Attributes:
+        weight: Input position of the weight `[columns, features]`.
+        width: Columns of a panel.
+        depth: Features side by side.
+        together: Blocks of a turn of the kernel's loop.
+        part: `panels`, the blocks `[block][width][depth]`; `places`, the first feature of each,
+            int32; `starts`, where panels start in both, and their end, int32 `[panels + 1]`.
+    """
+
+    weight: int
+    width: int
+    depth: int
+    together: int
+    part: str
+
+    def __call__(self, tensors: list[torch.Tensor | None]) -> np.ndarray:
+        """Pack `tensors[weight]`."""
+        weight = known(tensors, self.weight)
+        blocks = self._blocks(as_array(weight))
+        marks = self._blocks((weight != 0).numpy())  # bits of -0.0 are not all 0
+        is_held = np.asarray(marks.any((2, 3)))
+        counts = -(-is_held.sum(1) // self.together) * self.together
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        if self.part == "starts":
+            return starts
+        total = max(int(starts[-1]), 1)
+        places, held = np.zeros(total, np.int32), np.zeros((total, *blocks.shape[2:]), blocks.dtype)
+        for start, panel, mask in zip(starts[:-1], blocks, is_held, strict=True):
+            steps = np.flatnonzero(mask)
+            places[start : start + len(steps)] = steps * self.depth
+            held[start : start + len(steps)] = panel[steps]
+        return places if self.part == "places" else held
+
+    def _blocks(self, weight: np.ndarray) -> np.ndarray:
+        """`[panel][step][width][depth]`."""
+        matrix = np.ascontiguousarray(weight.T)[None, None]
+        return panels(matrix, self.width, self.depth)[0, :, 0]

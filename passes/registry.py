@@ -18,6 +18,7 @@ PASSES: dict[str, str] = {
     "decompose-rare": "effc.passes.lower.rare:DecomposeRare",
     "decompose-rows": "effc.passes.lower.decompose:DecomposeRows",
     "fuse-regions": "effc.passes.lower.regions:FuseRegions",
+    "lower-blocks": "effc.passes.lower.blocks:LowerBlocks",
     "lower-half": "effc.passes.lower.half:LowerHalf",
     "select-rows": "effc.passes.lower.select_rows:SelectRows",
     "lower-integer": "effc.passes.lower.integer:LowerInteger",

@@ -46,7 +46,7 @@ def build(
     """Make the kernel of a region whose anchor is a product."""
     plan = plan_of(region, isa)
     plan = with_weights(scheduled(plan, schedule or default_of(plan, isa)), region)
-    kernel = _ProductBuilder(region, isa, plan, name, symbols).kernel()
+    kernel = ProductBuilder(region, isa, plan, name, symbols).kernel()
     if plan.runtime is None:
         return kernel
     pack, nbytes = pack_stage(region, plan, f"{name}_pack", symbols)
@@ -72,7 +72,7 @@ class Tile:
     group: Expr
 
 
-class _ProductBuilder:
+class ProductBuilder:
     """Writes the function of one product."""
 
     def __init__(

@@ -16,12 +16,22 @@ from effc.ir.opspec import op_name
 from effc.ir.symbols import Size, ceil_div, simplify
 
 GROUPED = {"effc.linear_grouped.default", "effc.linear_grouped_integer.default"}
+BLOCKS = {
+    "effc.linear_blocks.default", "effc.linear_blocks_integer.default",
+    "effc.linear_blocks_half.default",
+}  # fmt: skip
 LINEAR = {
     "aten.linear.default", "effc.linear_integer.default", "effc.linear_half.default", *GROUPED,
+    *BLOCKS,
 }  # fmt: skip
 CONVOLUTION = {"aten.conv2d.default", "effc.conv2d_integer.default", "effc.conv2d_half.default"}
-INTEGER = {"effc.linear_integer.default", "effc.conv2d_integer.default"}
-HALF = {"effc.linear_half.default", "effc.conv2d_half.default"}
+INTEGER = {
+    "effc.linear_integer.default", "effc.conv2d_integer.default",
+    "effc.linear_blocks_integer.default",
+}  # fmt: skip
+HALF = {
+    "effc.linear_half.default", "effc.conv2d_half.default", "effc.linear_blocks_half.default",
+}  # fmt: skip
 MATRIX = {"aten.mm.default", "aten.bmm.default", "aten.matmul.default"}
 
 

@@ -58,6 +58,9 @@ MATRIX = [
     "aten.matmul.default",
     "effc.linear_integer.default",
     "effc.linear_half.default",
+    "effc.linear_blocks.default",
+    "effc.linear_blocks_half.default",
+    "effc.linear_blocks_integer.default",
     "effc.linear_grouped.default",
     "effc.linear_grouped_integer.default",
 ]

@@ -11,7 +11,11 @@ from effc.ir.symbols import Size, simplify
 from effc.passes.lower.layout import CONVOLUTIONS, POOLS
 
 CAT = "aten.cat.default"
-LINEAR = ("aten.linear.default", "effc.linear_integer.default", "effc.linear_half.default")
+LINEAR = (
+    "aten.linear.default", "effc.linear_integer.default", "effc.linear_half.default",
+    "effc.linear_blocks.default", "effc.linear_blocks_integer.default",
+    "effc.linear_blocks_half.default",
+)  # fmt: skip
 GROUPS = -1
 
 

@@ -2,6 +2,6 @@
 
 SPELL_OUT = (
     "select-rows,lower-integer,decompose-linear-attention,decompose-rare,decompose-rows,lower-half,"
-    "share-common,fold-constants,remove-dead"
+    "share-common,fold-constants,lower-blocks,remove-dead"
 )
 FUSE = "fuse-regions"

@@ -17,6 +17,7 @@ from effc.passes.bits.rounding.grid import Matrix
 from effc.passes.bits.rounding.walk import Found, Inputs, Walk
 from effc.passes.bits.weight_writer import bias_of
 from effc.passes.calibrate.statistics import Statistics, statistics_of
+from effc.passes.lower.blocks import DEPTHS, lanes_of
 from effc.passes.sparsify.dsnot import refined
 from effc.passes.sparsify.job import Job, Reading, Sparse, lost
 from effc.passes.sparsify.methods import FUNCTIONS, WITHOUT_DATA, Method
@@ -36,8 +37,8 @@ Refinement = Literal["none", "dsnot"]
 class SparsifyWeights(Pass):
     """Zeros in the weights of linears and convolutions; shapes stay.
 
-    Whole blocks of zeros make products faster (`lower-blocks`). Zeros anywhere and N:M make the
-    stored model smaller, not faster.
+    Blocks of zeros as tall as a vector make linears faster (`lower-blocks`). Zeros anywhere and
+    N:M make what is stored smaller once it is compressed, not faster.
 
     Attributes:
         pattern: `unstructured`; N:M such as `2:4`, N of M neighbouring inputs stay; blocks such as
@@ -148,8 +149,8 @@ class _Run:
     def total(self) -> dict[str, Any]:
         """What the report shows of the whole."""
         left, whole = self.elements
-        pattern = Pattern.parse(self.options.pattern)
-        gain = "size and time (lower-blocks)" if pattern.is_block else "size only"
+        lanes = lanes_of(self.ctx.target)
+        gain = gain_of(Pattern.parse(self.options.pattern), lanes)
         return {"density": left / whole, "gain": gain}
 
     def _statistics(self) -> Statistics | None:
@@ -213,6 +214,14 @@ class _Run:
         self.elements = [self.elements[0] + left, self.elements[1] + after.size]
         error = lost(job.weight, after, reading)
         self.notes[site.layer.name] = {"density": left / after.size, "relative_error": error}
+
+
+def gain_of(pattern: Pattern, lanes: int) -> str:
+    """What zeros buy: kernels pass over blocks of a vector of outputs."""
+    if pattern.rows % lanes:
+        return "size only"
+    fast = [str(dtype)[6:] for dtype, depth in DEPTHS.items() if pattern.columns % depth == 0]
+    return f"size, and time in {', '.join(fast)}"
 
 
 def _that_fit(sites: Iterable[Site], refusals: list[Refusal]) -> tuple[list[Site], list[Refusal]]:

@@ -338,9 +338,10 @@ def test_nothing_to_do() -> None:
 
 def test_it_says_what_it_buys(program: Program) -> None:
     gains = {}
-    for pattern in ("unstructured", "2:4", "16x1"):
+    for pattern in ("unstructured", "2:4", "4x4", "16x1", "32x4"):
         text = f"sparsify-weights{{pattern={pattern} method=magnitude}}"
         row = PassManager.parse(text).run(program, PassContext()).rows[0]
         gains[pattern] = row.notes["gain"]
-    assert gains["unstructured"] == gains["2:4"] == "size only"
-    assert gains["16x1"].startswith("size and time")
+    assert gains["unstructured"] == gains["2:4"] == gains["4x4"] == "size only"
+    assert gains["16x1"] == "size, and time in float32"
+    assert gains["32x4"] == "size, and time in float32, bfloat16, int8"
