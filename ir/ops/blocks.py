@@ -9,6 +9,8 @@ from torch import Tensor
 from effc.ir.ops.half import linear_half
 from effc.ir.ops.integer import linear_integer
 
+DEPTHS = {torch.float32: 1, torch.bfloat16: 2, torch.int8: 4}  # features of a multiply-add step
+
 
 @torch.library.custom_op("effc::linear_blocks", mutates_args=())
 def linear_blocks(x: Tensor, weight: Tensor) -> Tensor:

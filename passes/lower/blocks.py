@@ -8,6 +8,7 @@ from torch import fx
 
 from effc.ir.edit import Editor
 from effc.ir.errors import Refusal
+from effc.ir.ops.blocks import DEPTHS
 from effc.ir.opspec import op_name
 from effc.ir.program import Program, attribute
 from effc.ir.provenance import label
@@ -20,7 +21,6 @@ PRODUCTS = {
     "effc.linear_half.default": effc.linear_blocks_half.default,
     "effc.linear_integer.default": effc.linear_blocks_integer.default,
 }
-DEPTHS = {torch.float32: 1, torch.bfloat16: 2, torch.int8: 4}  # features of a multiply-add step
 FLOAT_BITS, LANES = 32, 16
 LEAST_ZEROS = 0.2  # a weight with fewer has none on purpose
 

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from effc.ir.errors import ModelError, Refusal, UsageError
+from effc.ir.ops.blocks import DEPTHS
 from effc.ir.program import Program
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
 from effc.passes.bits.layers import layer_names
@@ -17,7 +18,7 @@ from effc.passes.bits.rounding.grid import Matrix
 from effc.passes.bits.rounding.walk import Found, Inputs, Walk
 from effc.passes.bits.weight_writer import bias_of
 from effc.passes.calibrate.statistics import Statistics, statistics_of
-from effc.passes.lower.blocks import DEPTHS, lanes_of
+from effc.passes.lower.blocks import lanes_of
 from effc.passes.sparsify.dsnot import refined
 from effc.passes.sparsify.job import Job, Reading, Sparse, lost
 from effc.passes.sparsify.methods import FUNCTIONS, WITHOUT_DATA, Method
