@@ -14,9 +14,11 @@ from effc.ir.program import FORWARD, Program
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
 from effc.passes.bits.metrics.running import Exchanged
 from effc.passes.bits.metrics.study import Study
+from effc.passes.prune.learned_depth import learned_scores
 from effc.passes.prune.residuals import Block, blocks_of
 
-LEVELS, IMPORTANCES = ("block", "branch"), ("cosine", "output-divergence", "random")
+LEARNED = "learned"
+LEVELS, IMPORTANCES = ("block", "branch"), ("cosine", "output-divergence", LEARNED, "random")
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,16 @@ class PruneBlocks(Pass):
         level: `block`, all branches one module adds up, or `branch`, each for itself.
         importance: `cosine`, one minus the mean cosine of what a block reads and computes
             (ShortGPT, Men et al., 2024, arXiv 2403.03853); `output-divergence`, measured with the
-            block gone; `random`.
+            block gone; `learned`, masks trained for the loss after recovery (TinyFusion);
+            `random`.
+        steps: Of training `learned` masks.
     """
 
     name: ClassVar[str] = "prune-blocks"
     ratio: float = 0.25
     level: str = "block"
     importance: str = "cosine"
+    steps: int = 300
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Score and remove.
@@ -49,8 +54,8 @@ class PruneBlocks(Pass):
             raise UsageError(f"{program.name} has no residual block that can go")
         check_patterns(ctx, [block.name for block in blocks])
         free = [block for block in blocks if not ctx.is_excluded(block.name)]
-        scores = self._scores(program, ctx, free)
         count = min(max(1, math.floor(self.ratio * len(blocks))), len(free))
+        scores = self._scores(program, ctx, free, count) if free else []
         gone = sorted(np.argsort(scores, kind="stable")[:count].tolist())
         rows = [
             {"name": block.name, "score": float(score), "kept": at not in gone}
@@ -67,18 +72,24 @@ class PruneBlocks(Pass):
         for value, known in ((self.level, LEVELS), (self.importance, IMPORTANCES)):
             if value not in known:
                 raise UsageError(f"prune-blocks: {value!r} is none of {', '.join(known)}")
+        if self.steps < 1:
+            raise UsageError(f"prune-blocks: steps={self.steps} trains nothing")
 
-    def _scores(self, program: Program, ctx: PassContext, blocks: list[Block]) -> list[float]:
+    def _scores(
+        self, program: Program, ctx: PassContext, blocks: list[Block], count: int
+    ) -> list[float]:
         if self.importance == "random":
             return [float(ctx.rng(block.name).random()) for block in blocks]
         if ctx.calibration is None:
             raise DataError(f"importance={self.importance} needs calibration data")
         study = Study(program, (), ctx)
-        score = _turn if self.importance == "cosine" else _damage
+        if self.importance == LEARNED:
+            return learned_scores(study, blocks, count, self.steps)
+        score = turn if self.importance == "cosine" else _damage
         return [score(study, block) for block in blocks]
 
 
-def _turn(study: Study, block: Block) -> float:
+def turn(study: Study, block: Block) -> float:
     """One minus the mean cosine between rows of what a block reads and computes."""
     found = []
     for batch in study.sample:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from effc.ir.coupling.kept import Kept
 from effc.ir.errors import BudgetError, Refusal, UsageError
 from effc.ir.program import Program
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
+from effc.passes.prune.adaptive import adaptive, tilts
 from effc.passes.prune.cost import CutCost
 from effc.passes.prune.importance.registry import importance_of
 from effc.passes.prune.importance.scoring import Scoring
@@ -26,7 +28,7 @@ from effc.passes.prune.sequential import repair_in_order
 FLOAT_BITS, LANES = 32, 16
 SCOPE = ("channels", "neurons", "hidden", "heads")
 RESOURCES = ("channels", "macs", "parameters")
-STEPS, PLAN = 24, "plan"
+STEPS, PLAN, ADAPTIVE = 24, "plan", "adaptive"
 REPAIRS = {"columns": repair, "sequential": repair_in_order}
 
 
@@ -42,8 +44,9 @@ class PruneChannels(Pass):
         of: Of what: of the `channels` of each group, or of the program's `macs` or `parameters`,
             for which the share of channels is searched.
         importance: What says how much a channel matters (`passes/prune/importance/`).
-        spread: `uniform`, the same share of every group, `global`, the least important of all, or
-            `plan`: the least sum of scores for the `macs` or `parameters` that go.
+        spread: `uniform`, the same share of every group, `global`, the least important of all,
+            `adaptive`, less where a residual block changes much (Adapt-Pruner), or `plan`: the
+            least sum of scores for the `macs` or `parameters` that go.
         align: Kept counts are multiples of this; the width of the target's vectors if None.
         scope: Kinds of groups: `channels`, `neurons`, `hidden`, `heads` (whole groups of queries),
             also `query-heads` and `head-width`.
@@ -90,7 +93,7 @@ class PruneChannels(Pass):
             )
         choices = (
             (self.of, RESOURCES),
-            (self.spread, (*SPREADS, PLAN)),
+            (self.spread, (*SPREADS, ADAPTIVE, PLAN)),
             (self.repair, ("none", *REPAIRS)),
         )
         for value, known in choices:
@@ -116,6 +119,8 @@ class PruneChannels(Pass):
     def _chosen(self, study: Scoring, groups: list[Group]) -> NDArray[np.int64]:
         importance = importance_of(self.importance)
         choose = SPREADS.get(self.spread, uniform)
+        if self.spread == ADAPTIVE:
+            choose = partial(adaptive, tilted=tilts(study, groups))
         scores = [importance.scores(study, group) for group in groups]
         lanes = self.align or lanes_of(study.ctx)
         steps = [step_of(group, lanes) for group in groups]

@@ -40,7 +40,7 @@ def uniform(
     groups: Sequence[Group], scores: Scores, ratio: float, steps: Sequence[int]
 ) -> NDArray[np.int64]:
     """The same share of each group."""
-    return _least(groups, scores, [1 - ratio] * len(groups), steps)
+    return least(groups, scores, [1 - ratio] * len(groups), steps)
 
 
 def global_ranking(
@@ -54,10 +54,10 @@ def global_ranking(
     everything = np.concatenate(relative) if relative else np.zeros(0)
     threshold = np.quantile(everything, ratio) if len(everything) else 0.0
     shares = [max(float((score >= threshold).mean()), LEAST_SHARE) for score in relative]
-    return _least(groups, scores, shares, steps)
+    return least(groups, scores, shares, steps)
 
 
-def _least(
+def least(
     groups: Sequence[Group], scores: Scores, shares: Sequence[float], steps: Sequence[int]
 ) -> NDArray[np.int64]:
     """The atoms of least score beyond what each group keeps."""

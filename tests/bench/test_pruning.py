@@ -9,17 +9,18 @@ from bench import pruning
 from effc.tables import render
 
 
-def row(way, cut, value, peer=None, what="accuracy", **more):
+def row(way, cut, value, peer=None, what="accuracy", divergence=1.0, **more):
     better = "higher" if what == "accuracy" else "lower"
     return {"model": "vit" if what == "accuracy" else "resnet18", "what": what, "way": way,
             "peer": peer, "cut": cut, "value": value, "better": better, "left": 1 - cut,
-            **more}  # fmt: skip
+            "divergence": divergence, **more}  # fmt: skip
 
 
 @pytest.fixture
 def rows():
     return [
-        row("whole", 0.0, 0.99), row("l2", 0.5, 0.4), row("fisher", 0.5, 0.9),
+        row("whole", 0.0, 0.99), row("l2", 0.5, 0.4), row("fisher", 0.5, 0.9, divergence=0.1),
+        row("flap", 0.5, 0.95), row("recovered", 0.5, 0.98, divergence=0.0),
         row("l2", 0.5, 0.8, "Torch-Pruning"), row("l2", 0.75, 0.3),
         row("lamp", 0.75, 0.5, "Torch-Pruning"),
         row("l2", 0.5, 0.6, what="latency", whole=1.0),
@@ -40,6 +41,7 @@ def test_a_table_per_model_with_a_column_per_cut(rows):
 def test_verdicts(rows):
     assert list(pruning.verdicts(rows)) == [
         "vit, 50% cut: fisher (90.0%) beats Torch-Pruning l2 (80.0%)",
+        "vit, 50% cut, at most 1 min of recovery: 98.0%, +1.0 points lost",
         "vit, 75% cut: l2 (30.0%) does not beat Torch-Pruning lamp (50.0%)",
         "resnet18, 50.0% of the multiply-adds cut: 1.67x faster, 80% of the reduction, "
         "less than 85%",
@@ -64,4 +66,27 @@ def test_page(rows, tmp_path, monkeypatch):
     pruning.write_page(pruning.page_tables(rows), list(pruning.verdicts(rows)))
     page = Path("docs/pruning.md").read_text()
     assert page.startswith("# Pruning\n\n`make bench-prune` on ")
-    assert page.count("\n- vit, ") == 2
+    assert page.count("\n- vit, ") == 3
+    assert "it gets neither a repair nor fine-tuning" in page
+
+
+def built(way, value, nbytes, seconds):
+    return {"model": "vit", "what": "front", "way": way, "peer": None, "cut": 0.0, "value": value,
+            "better": "higher", "nbytes": nbytes, "seconds": seconds}  # fmt: skip
+
+
+def test_fronts():
+    rows = [
+        built("whole", 0.99, 1000, 8e-3), built("int8", 0.98, 300, 4e-3),
+        built("prune", 0.97, 500, 5e-3), built("prune + int8", 0.98, 200, 4e-3),
+    ]  # fmt: skip
+    assert list(pruning.front_verdicts(rows)) == [
+        f"vit, quality against {what}: prune + int8 is at least as good and smaller, or better "
+        f"and no larger, than {count} of 2 builds of either alone"
+        for what, count in (("size", 2), ("latency", 1))
+    ]
+    (made,) = pruning.front_tables(rows)
+    lines = [line.split() for line in render([made], 100).splitlines()]
+    assert ["int8", "0.98", "300", "B", "4.00", "ms", "latency"] in lines
+    assert ["prune", "0.97", "500", "B", "5.00", "ms"] in lines
+    assert ["whole", "0.99", "1.0", "KB", "8.00", "ms", "size,", "latency"] in lines

@@ -1,191 +1,43 @@
 """`make bench-prune`: what pruning costs in quality, beside Torch-Pruning, and the time it gains.
 
-Classifiers of digits at equal multiply-adds, no training after the cut; the language model with a
-quarter of its parameters gone; latency of ResNet-18 compiled, whole and cut, in turns.
+Classifiers of digits at equal multiply-adds; the language model with a quarter of its parameters
+gone; pruning, 8 bits and both under budgets; latency of ResNet-18, whole and cut, in turns.
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
 import effc
+from bench.pruning_front import BUDGETED, FRONT, front_rows, front_tables, front_verdicts
+from bench.pruning_subjects import (
+    BEFORE_RECOVERY,
+    MINUTES,
+    PEER,
+    RECOVERED,
+    Row,
+    classifier,
+    language,
+    quality_rows,
+)
 from effc.artifact import Artifact
 from effc.backends.measure import interleaved
 from effc.environment import environment
-from effc.evaluation import EagerModel
-from effc.ir.cost import program_cost, typical_sizes
-from effc.ir.data import open_data
-from effc.ir.errors import BudgetError
-from effc.ir.program import Program
-from effc.ir.trace import open_model
-from effc.passes.base import PassContext
-from effc.passes.manager import PassManager
-from effc.preparation import cleaned
-from effc.progress import no_progress
 from effc.tables import render, table
-from zoo import digits
-from zoo.metric import accuracy
 
 RESULT, PAGE, BUILT = Path("bench/prune.json"), Path("docs/pruning.md"), Path("build/prune")
 COMMAND = "make bench-prune"
-INPUT = "x:float32[batch=1..64,1,16,16]"
-WINDOW = "input_ids:int64[batch=1..8,sequence=1..512]"
 CLASSIFIERS, CUTS = ("residual_cnn", "depthwise_cnn"), (0.5, 0.75)
 LANGUAGE_CUT, SPEED_CUTS = 0.25, (0.3, 0.5)
 ENOUGH = 0.85
-PEER = "Torch-Pruning"
-PARTS = (*CLASSIFIERS, "language_model", "resnet18")
-WAYS = {
-    "random": "importance=random",
-    "l2": "importance=l2",
-    "l2, columns": "importance=l2 repair=columns",
-    "l2, sequential": "importance=l2 repair=sequential",
-    "fisher, sequential": "importance=fisher repair=sequential",
-    "wanda, sequential": "importance=wanda repair=sequential",
-    "flap, sequential": "importance=flap repair=sequential",
-    "fisher, plan, sequential": "importance=fisher spread=plan repair=sequential",
-}
-PEER_WAYS = ("random", "l2", "lamp")
-MAGNITUDE, BATCHES, WIDTH, ROUNDS = "l2", 16, 100, 10
-Row = dict[str, Any]
-
-
-@dataclass
-class Subject:
-    """A model of the zoo with what prunes and judges it.
-
-    Attributes:
-        name: In the zoo.
-        program: After the clean passes.
-        ctx: With the calibration data.
-        judge: Quality of a program.
-        resource: What a share of goes: `macs` or `parameters`.
-        quality: What `judge` gives: `accuracy` or `perplexity`.
-    """
-
-    name: str
-    program: Program
-    ctx: PassContext
-    judge: Callable[[Program], float]
-    resource: str
-    quality: str
-
-    def cost(self, program: Program) -> float:
-        """Multiply-adds or parameters of a program."""
-        if self.resource == "parameters":
-            return sum(tensor.numel() for tensor in unique(program))
-        return program_cost(program).at(typical_sizes(self.program))["macs"]
-
-    def pruned(self, share: float, options: str) -> Program:
-        """The program without a share of what it costs."""
-        text = f"prune-channels{{of={self.resource} ratio={share} align=1 {options}}}"
-        return PassManager.parse(text).run(self.program, self.ctx).program
-
-    def row(self, way: str, peer: str | None, share: float, program: Program) -> Row:
-        """What is left and how good it is."""
-        return {
-            "model": self.name, "what": self.quality, "way": way, "peer": peer, "cut": share,
-            "value": self.judge(program), "unit": "1",
-            "better": "higher" if self.quality == "accuracy" else "lower",
-            "left": self.cost(program) / self.cost(self.program),
-        }  # fmt: skip
-
-
-def unique(program: Program) -> list[torch.Tensor]:
-    """Weights of a program, tied ones once."""
-    return list({(w.data_ptr(), tuple(w.shape)): w for w in program.weights().values()}.values())
-
-
-def classifier(name: str) -> Subject:
-    """A classifier of digits and its data."""
-    program = cleaned(open_model(f"zoo.digits:{name}", inputs=[INPUT]), no_progress).program
-    data = open_data("zoo.digits:calibration", program.signature, program.symbols)
-    ctx = PassContext(calibration=[inputs for inputs, _ in data])
-
-    def judge(one: Program) -> float:
-        model = EagerModel(one)
-        return accuracy((model.run(inputs), labels) for inputs, labels in digits.evaluation())
-
-    return Subject(name, program, ctx, judge, "macs", "accuracy")
-
-
-def language() -> Subject:
-    """The language model and its data."""
-    from zoo import language_model
-
-    opened = open_model("zoo.language_model:language_model", inputs=[WINDOW])
-    program = cleaned(opened, no_progress).program
-    batches = list(language_model.calibration())[:BATCHES]
-
-    def judge(one: Program) -> float:
-        model = EagerModel(one)
-        pairs = [(model.run(inputs), labels) for inputs, labels in language_model.evaluation()]
-        return language_model.perplexity(pairs)
-
-    ctx = PassContext(calibration=batches)
-    return Subject("language_model", program, ctx, judge, "parameters", "perplexity")
-
-
-def torch_pruned(subject: Subject, importance: str, share: float) -> Program:
-    """The same model cut by Torch-Pruning until no more multiply-adds are left than allowed.
-
-    Raises:
-        BudgetError: If it cannot cut so far.
-    """
-    low, high, found = 0.0, 1.0, None
-    for _ in range(ROUNDS):
-        middle = (low + high) / 2
-        module, left = _cut_by_peer(subject.name, importance, middle)
-        if left <= 1 - share:
-            high, found = middle, module
-        else:
-            low = middle
-    if found is None:
-        raise BudgetError(f"{PEER} cannot remove {share:.0%} of {subject.name}")
-    return cleaned(open_model(found, inputs=[INPUT]), no_progress).program
-
-
-def _cut_by_peer(name: str, importance: str, ratio: float) -> tuple[torch.nn.Module, float]:
-    """A module cut by Torch-Pruning, and the share of multiply-adds it counts afterwards."""
-    import torch_pruning as peer
-
-    module, example = digits.trained(name)
-    last = [part for part in module.modules() if isinstance(part, torch.nn.Linear)]
-    made = {
-        "l2": partial(peer.importance.GroupMagnitudeImportance, p=2),
-        "lamp": peer.importance.LAMPImportance,
-        "random": peer.importance.RandomImportance,
-    }[importance]()
-    before, _ = peer.utils.count_ops_and_params(module, example[0])
-    torch.manual_seed(0)
-    peer.pruner.BasePruner(
-        module, example[0], made, pruning_ratio=ratio, ignored_layers=last
-    ).step()
-    after, _ = peer.utils.count_ops_and_params(module, example[0])
-    return module, after / before
-
-
-def quality_rows(subject: Subject, cuts: Sequence[float], known: Sequence[Row]) -> Iterator[Row]:
-    """Every way to choose at every cut, and the peer where it is asked, without what is known."""
-    done = {(row["cut"], row["way"], row["peer"]) for row in known if row["model"] == subject.name}
-    if (0.0, "whole", None) not in done:
-        yield subject.row("whole", None, 0.0, subject.program)
-    for share in cuts:
-        for way, options in WAYS.items():
-            if (share, way, None) not in done:
-                yield subject.row(way, None, share, subject.pruned(share, options))
-        for way in PEER_WAYS if subject.quality == "accuracy" else ():
-            if (share, way, PEER) not in done:
-                yield subject.row(way, PEER, share, torch_pruned(subject, way, share))
+PARTS = (*CLASSIFIERS, "language_model", "resnet18", *(f"{FRONT}:{name}" for name in BUDGETED))
+MAGNITUDE, WIDTH = "l2", 100
 
 
 def speed_rows() -> Iterator[Row]:
@@ -215,9 +67,9 @@ def speed_rows() -> Iterator[Row]:
 
 
 def main() -> int:
-    """Measure the parts named (`residual_cnn depthwise_cnn language_model resnet18`), or all.
+    """Measure the parts named (`residual_cnn`, `front:residual_cnn`, ..., `resnet18`), or all.
 
-    Rows that were measured before are kept, latency apart; remove `bench/prune.json` to begin anew.
+    What was measured before is kept, latencies apart; remove `bench/prune.json` to begin anew.
     """
     RESULT.parent.mkdir(exist_ok=True)
     for name in sys.argv[1:] or PARTS:
@@ -225,7 +77,8 @@ def main() -> int:
             keep(row)
             print(json.dumps(row), file=sys.stderr)
     rows = stored()
-    tables, lines = page_tables(rows), list(verdicts(rows))
+    tables = [*page_tables(rows), *front_tables(rows)]
+    lines = [*verdicts(rows), *front_verdicts(rows)]
     write_page(tables, lines)
     Console(width=WIDTH, highlight=False).print(*tables, *lines, sep="\n")
     return 0
@@ -253,6 +106,8 @@ def measured(name: str, known: Sequence[Row]) -> Iterator[Row]:
         yield from quality_rows(classifier(name), CUTS, known)
     elif name == "language_model":
         yield from quality_rows(language(), [LANGUAGE_CUT], known)
+    elif name.startswith(FRONT):
+        yield from front_rows(name.partition(":")[2], BUILT)
     else:
         yield from speed_rows()
 
@@ -260,8 +115,8 @@ def measured(name: str, known: Sequence[Row]) -> Iterator[Row]:
 def page_tables(rows: Sequence[Row]) -> list[Table]:
     """A table per model: every way at every cut."""
     found = []
-    for model in dict.fromkeys(row["model"] for row in rows if row["what"] != "latency"):
-        own = [row for row in rows if row["model"] == model]
+    for model in dict.fromkeys(row["model"] for row in of_cuts(rows)):
+        own = [row for row in of_cuts(rows) if row["model"] == model]
         cuts = sorted({row["cut"] for row in own} - {0.0})
         whole = next(row["value"] for row in own if row["cut"] == 0)
         columns = [f"{cut:.0%} cut" for cut in cuts]
@@ -282,41 +137,73 @@ def _shown(row: Row, value: float) -> str:
     return f"{value:.1%}" if row["what"] == "accuracy" else f"{value:.3g}"
 
 
+def of_cuts(rows: Sequence[Row]) -> list[Row]:
+    """The rows on quality after a cut."""
+    return [row for row in rows if row["what"] in MINUTES]
+
+
 def verdicts(rows: Sequence[Row]) -> Iterator[str]:
-    """Per model and cut, the best of effc beside the best of the peer, and what time was gained."""
-    for model, cut in dict.fromkeys((row["model"], row["cut"]) for row in rows if row["cut"]):
-        own = [row for row in rows if (row["model"], row["cut"]) == (model, cut)]
-        if own[0]["what"] == "latency":
-            gain = own[0]["whole"] / own[0]["value"]
-            share = (1 - 1 / gain) / (1 - own[0]["left"])
-            word = "at least" if share >= ENOUGH else "less than"
-            yield (
-                f"{model}, {1 - own[0]['left']:.1%} of the multiply-adds cut: {gain:.2f}x faster, "
-                f"{share:.0%} of the reduction, {word} {ENOUGH:.0%}"
-            )
-            continue
-        sign = 1 if own[0]["better"] == "higher" else -1
-        mine = max((row for row in own if not row["peer"]), key=lambda row: sign * row["value"])
-        theirs = [row for row in own if row["peer"]]
-        if not theirs:
-            theirs = [row for row in own if row["way"] == MAGNITUDE]
-        best = max(theirs, key=lambda row: sign * row["value"])
-        verdict = "beats" if sign * (mine["value"] - best["value"]) > 0 else "does not beat"
+    """Per model and cut what was chosen beside the best of the peer, recovery, and time gained."""
+    for model, cut in dict.fromkeys((row["model"], row["cut"]) for row in of_cuts(rows)):
+        own = [row for row in of_cuts(rows) if (row["model"], row["cut"]) == (model, cut)]
+        if cut:
+            yield _against_peer(own)
+            whole = next(r["value"] for r in of_cuts(rows) if r["model"] == model and not r["cut"])
+            yield from (_recovery(row, whole) for row in own if row["way"] == RECOVERED)
+    for row in (row for row in rows if row["what"] == "latency"):
+        gain = row["whole"] / row["value"]
+        share = (1 - 1 / gain) / (1 - row["left"])
+        word = "at least" if share >= ENOUGH else "less than"
         yield (
-            f"{model}, {cut:.0%} cut: {mine['way']} ({_shown(mine, mine['value'])}) {verdict} "
-            f"{best['peer'] or 'effc'} {best['way']} ({_shown(best, best['value'])})"
+            f"{row['model']}, {1 - row['left']:.1%} of the multiply-adds cut: {gain:.2f}x faster, "
+            f"{share:.0%} of the reduction, {word} {ENOUGH:.0%}"
         )
+
+
+def _against_peer(own: Sequence[Row]) -> str:
+    """What was chosen on unseen training data, of the ways without training."""
+    plain = [row for row in own if row["way"] != RECOVERED]
+    mine = min((row for row in plain if not row["peer"]), key=lambda row: row["divergence"])
+    theirs = [row for row in plain if row["peer"]]
+    if not theirs:
+        theirs = [row for row in plain if row["way"] == MAGNITUDE]
+    sign = 1 if mine["better"] == "higher" else -1
+    best = max(theirs, key=lambda row: sign * row["value"])
+    verdict = "beats" if sign * (mine["value"] - best["value"]) > 0 else "does not beat"
+    return (
+        f"{mine['model']}, {mine['cut']:.0%} cut: {mine['way']} ({_shown(mine, mine['value'])}) "
+        f"{verdict} {best['peer'] or 'effc'} {best['way']} ({_shown(best, best['value'])})"
+    )
+
+
+def _recovery(row: Row, whole: float) -> str:
+    minutes = MINUTES[row["what"]]
+    change = (
+        f"{100 * (whole - row['value']):+.1f} points lost"
+        if row["what"] == "accuracy"
+        else f"{row['value'] / whole - 1:+.1%} of the whole"
+    )
+    return (
+        f"{row['model']}, {row['cut']:.0%} cut, at most {minutes} min of recovery: "
+        f"{_shown(row, row['value'])}, {change}"
+    )
 
 
 def write_page(tables: Sequence[Table], lines: Sequence[str]) -> None:
     """Write `docs/pruning.md`."""
     listing = "\n".join(f"- {line}" for line in lines)
     PAGE.write_text(
-        f"# Pruning\n\n`{COMMAND}` on {environment()['cpu']}. Nothing is trained after the cut. "
-        "A share of the multiply-adds goes (of the parameters for the language model), as effc "
-        f"counts them for both; {PEER} cuts the module, which is then traced. `columns` and "
-        "`sequential` fit layers to calibration data in closed form. Numbers are on the test "
-        "split, in PyTorch; latency is measured in turns.\n\n"
+        f"# Pruning\n\n`{COMMAND}` on {environment()['cpu']}. A share of the multiply-adds "
+        "goes (of the parameters for the language model), as effc counts them for both. `columns` "
+        "and `sequential` fit layers to calibration data in closed form; nothing else is trained, "
+        f"but for `{RECOVERED}`: `{BEFORE_RECOVERY}` and then the pass `recover`. Numbers are on "
+        "the test split, in PyTorch; which way is compared is chosen without it, by the divergence "
+        f"from the whole model on training data that no way saw. {PEER} cuts the module, which is "
+        "then traced; it gets neither a repair nor fine-tuning, which its authors would add, and "
+        "of its ways the one that is best on the test split counts.\n\n"
+        "Under budgets (`--max-size`), `prune` is `allocate-channels{bits=float}`, `int8` is "
+        "`quantize`, `prune + int8` is `allocate-channels{bits=float|8}`; sizes are those of the "
+        "whole artifact, quality and latency are measured on the build, latency in turns.\n\n"
         f"```\n{render(tables, WIDTH).rstrip()}\n```\n\n{listing}\n"
     )
 

@@ -1,7 +1,7 @@
-"""The pass `rotate-residual`: a random Hadamard rotation of the residual stream, in the weights."""
+"""The pass `rotate-residual`: a rotation of the residual stream, folded into the weights."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -9,22 +9,24 @@ from scipy.linalg import hadamard
 from torch import Tensor, fx
 
 from effc.ir.edit import Editor
-from effc.ir.errors import Refusal
+from effc.ir.errors import DataError, Refusal
 from effc.ir.opspec import op_name
 from effc.ir.program import FORWARD, Program, attribute, value_of
 from effc.ir.provenance import label
 from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.bits.conditioning.sites import LINEAR, RMS_NORM
 from effc.passes.bits.weights import tensor_key
+from effc.passes.calibrate.statistics import statistics_of
 
 RULE = "rotate-residual"
+PRINCIPAL = "principal"
 EMBEDDING = "aten.embedding.default"
 ADD = "aten.add.Tensor"
 
 
 @dataclass(frozen=True)
 class RotateResidual(Pass):
-    """Multiplies the residual stream of an RMS-norm transformer by a random Hadamard matrix.
+    """Multiplies the residual stream of an RMS-norm transformer by an orthogonal matrix.
 
     S. Ashkboos et al., "QuaRot", 2024, arXiv 2404.00456: the weight of a norm moves into the
     linears that read it; a norm without weight commutes with rotations; so the rotation goes into
@@ -32,15 +34,27 @@ class RotateResidual(Pass):
     float stay; outliers of single channels are spread over all. `Q = H diag(signs) / sqrt(n)`, with
     H a Hadamard matrix times an orthogonal one where n is no power of two.
 
+    With `basis=principal` Q holds the principal directions of what the norms compute, so that
+    `prune-channels{scope=hidden importance=activation}` slices off those that carry least
+    (SliceGPT, Ashkboos et al., 2024, arXiv 2401.15024). SliceGPT has a basis per block and
+    multiplies by the change of basis on every residual connection; here all blocks share one,
+    which adds nothing.
+
     Attributes:
+        basis: `hadamard`, or `principal`, which needs calibration data.
         random: Whether signs are drawn; else the plain Hadamard matrix.
     """
 
     name: ClassVar[str] = RULE
+    basis: Literal["hadamard", "principal"] = "hadamard"
     random: bool = True
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
-        """Rotate the streams of `forward` that can be."""
+        """Rotate the streams of `forward` that can be.
+
+        Raises:
+            DataError: If principal directions are asked for and there is no data.
+        """
         editor, refusals = Editor(program, FORWARD, RULE), []
         notes: dict[str, Any] = {}
         for stream in streams_of(editor.graph):
@@ -50,7 +64,9 @@ class RotateResidual(Pass):
                 refusals.append(Refusal(RULE, name, reason))
                 continue
             width = int(value_of(stream.norms[0]).shape[-1])
-            rotate(editor, stream, self.rotation(width, ctx))
+            is_principal = self.basis == PRINCIPAL
+            matrix = principal(program, stream, ctx) if is_principal else self.rotation(width, ctx)
+            rotate(editor, stream, matrix)
             notes[name] = {"channels": width, "written by": len(stream.writers),
                            "read by": len(stream.readers)}  # fmt: skip
         editor.remove_dead()
@@ -146,6 +162,37 @@ def _grown(start: fx.Node) -> Stream:
             else:
                 others.append(user)
     return Stream(tuple(values), tuple(writers), tuple(norms), tuple(readers), tuple(others))
+
+
+def principal(program: Program, stream: Stream, ctx: PassContext) -> Tensor:
+    """The principal directions of a stream as its norms give it, before their weights.
+
+    Args:
+        program: Whose stream; not rotated yet.
+        stream: Without a reason against it.
+        ctx: Calibration data.
+
+    Returns:
+        Q, float64 [channels, channels], the direction that carries most first.
+
+    Raises:
+        DataError: If there is no data.
+    """
+    known = statistics_of(program, ctx, {norm.name for norm in stream.norms}, moments=True)
+    width = int(value_of(stream.norms[0]).shape[-1])
+    total = np.zeros((width, width))
+    for norm in stream.norms:
+        moment = known[norm.name].moment
+        if moment is None:
+            raise DataError(f"{label(norm)}: second moments of {width} channels are too large")
+        weight: Any = norm.args[2] if len(norm.args) > 2 else None
+        gain = np.ones(width)
+        if weight is not None:
+            found = attribute(program.forward, str(weight.target)).detach().double().numpy()
+            gain = np.where(found == 0, 1.0, found)
+        total += moment / np.outer(gain, gain)
+    _, vectors = np.linalg.eigh(total)
+    return torch.from_numpy(np.ascontiguousarray(vectors[:, ::-1]))
 
 
 def rotate(editor: Editor, stream: Stream, matrix: Tensor) -> None:

@@ -73,7 +73,7 @@ def test_blocks_are_modules_and_branches_are_layers(program: Program) -> None:
 
 
 @pytest.mark.parametrize("level", ["block", "branch"])
-@pytest.mark.parametrize("importance", ["cosine", "output-divergence", "random"])
+@pytest.mark.parametrize("importance", ["cosine", "output-divergence", "learned", "random"])
 def test_equals_the_whole_with_branches_masked(
     program: Program, level: str, importance: str
 ) -> None:
@@ -104,8 +104,9 @@ def test_excluded_blocks_stay(program: Program) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"ratio": 1.0}, "ratio=1 is not between 0 and 1"),
+     ({"importance": "learned", "steps": 0}, "steps=0 trains nothing"),
      ({"level": "head"}, "'head' is none of block, branch"),
-     ({"importance": "l2"}, "'l2' is none of cosine, output-divergence, random")],
+     ({"importance": "l2"}, "'l2' is none of cosine, output-divergence, learned, random")],
 )  # fmt: skip
 def test_wrong_options(program: Program, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -118,3 +119,34 @@ def test_no_block_and_no_data(program: Program) -> None:
         PruneBlocks().run(plain, PassContext())
     with pytest.raises(DataError, match="importance=cosine needs calibration data"):
         PruneBlocks().run(program.clone(), PassContext())
+
+
+def test_learned_masks_find_what_can_be_made_up_for() -> None:
+    """The largest branch adds a constant, which the head learns to add: it costs least to lose."""
+    net = Net()
+    with torch.no_grad():
+        net.layers[2].second.weight.zero_()
+        net.layers[2].second.bias.fill_(4.0)
+        net.layers[1].second.weight.mul_(6)
+    known = traced(net, torch.randn(2, 5, 6), dynamic={"x.0": "batch"})
+    (first,) = gone(pruned(known, level="branch", ratio=0.13, importance="output-divergence")[1])
+    assert first != "layers.2.second"
+    options = {"level": "branch", "ratio": 0.13, "importance": "learned", "steps": 200}
+    assert gone(pruned(known, **options)[1]) == ["layers.2.second"]
+
+
+def test_learning_gives_the_same_twice_and_leaves_the_weights(program: Program) -> None:
+    options = {"level": "branch", "ratio": 0.5, "importance": "learned", "steps": 20}
+    (first, one), (second, two) = (pruned(program, **options) for _ in range(2))
+    assert one.notes == two.notes
+    assert len(gone(one)) == 4
+    for name, weight in first.weights().items():
+        assert torch.equal(weight, second.weights()[name])
+        assert torch.equal(weight, program.weights()[name])
+
+
+def test_learning_on_what_is_no_number(program: Program) -> None:
+    data = [{"x": torch.full((4, 5, 6), 1e38)}]
+    context = PassContext(calibration=data)
+    with pytest.raises(DataError):
+        PruneBlocks(importance="learned", steps=5).run(program.clone(), context)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from effc.ir.errors import UsageError
+from effc.ir.errors import DataError, UsageError
 from effc.ir.program import Program, attribute
 from effc.ir.testing import Tolerance, assert_same_outputs, traced
 from effc.passes.base import PassContext
+from effc.passes.calibrate.statistics import statistics_of
 from effc.passes.manager import PassManager
 
 CLOSE = Tolerance(relative=2e-5)
@@ -172,6 +173,46 @@ def test_rotation(width, options):
     spread = [float((one.abs().amax(1) / one.norm(dim=1)).mean()) for one in tables]
     assert spread[1] < 0.8 * spread[0]
     assert report.rows[0].notes["rotated"]["norms.0"]["read by"] == 2
+
+
+def token_batches(count: int = 4) -> list[dict[str, Tensor]]:
+    generator = torch.Generator().manual_seed(2)
+    return [{"ids": torch.randint(0, 9, (2, 9), generator=generator)} for _ in range(count)]
+
+
+def test_principal_directions_are_uncorrelated():
+    program, data = traced(Stream(24), IDS, dynamic={"ids.0": "batch"}), token_batches()
+    after = run(program, data, "rotate-residual{basis=principal}").program
+    assert_same_outputs(program, after, {"ids": IDS}, CLOSE)
+    norms = [n.name for n in after.forward.graph.nodes if "rms_norm" in str(n.target)]
+    known = statistics_of(after, PassContext(calibration=data), set(norms), moments=True)
+    total = sum(known[name].moment for name in norms)
+    spectrum = np.diag(total)
+    assert np.abs(total - np.diag(spectrum)).max() < 1e-4 * spectrum.max()
+    assert (np.diff(spectrum) <= 1e-4 * spectrum.max()).all()
+
+
+def test_directions_that_carry_nothing_are_sliced_off(error_db):
+    net, data = Stream(24), token_batches()
+    flat, _ = torch.linalg.qr(torch.randn(24, 24))
+    with torch.no_grad():
+        within = flat[:, :12] @ flat[:, :12].T
+        net.table.weight.copy_(net.table.weight @ within)
+        net.down.weight.copy_(within @ net.down.weight)
+        net.down.bias.copy_(net.down.bias @ within)
+    program = traced(net, IDS, dynamic={"ids.0": "batch"})
+    cut = "prune-channels{ratio=0.5 scope=hidden importance=activation align=1 repair=sequential}"
+    sliced = run(program, data, f"rotate-residual{{basis=principal}},{cut}").program
+    plain = run(program, data, cut).program
+    inputs = token_batches(1)[0]
+    assert sliced.weight_nbytes == plain.weight_nbytes < 0.7 * program.weight_nbytes
+    assert error_db(program, sliced, inputs) > 40
+    assert error_db(program, plain, inputs) < 35
+
+
+def test_principal_directions_need_data():
+    with pytest.raises(DataError, match="statistics need calibration data"):
+        run(traced(Stream(16), IDS), None, "rotate-residual{basis=principal}")
 
 
 def test_a_stream_that_something_else_reads_stays():
