@@ -1,4 +1,4 @@
-"""Weights of an artifact: one safetensors file whose data the driver maps as it is.
+"""Weights of an artifact: one safetensors file that the driver maps.
 
 It is written here and not by the library `safetensors`, which orders what is said about the file at
 random: the same weights must give the same bytes.
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from effc.codegen.driver.weights import ALIGN
+from effc.codegen.driver.weights import ALIGN, Stored
 
 PREFIX = 8
 
@@ -17,7 +17,8 @@ PREFIX = 8
 def weight_header(weights: dict[str, np.ndarray]) -> bytes:
     """What the file says about its tensors, so long that the data starts at a multiple of 64 bytes.
 
-    Every tensor is stored as bytes, filled up to a multiple of 64; the metadata has their types.
+    Every tensor is stored as bytes, filled up to a multiple of 64; the metadata has their types,
+    and the bits of an element where they are fewer than its type has.
     """
     digits = len(str(len(weights)))
     kinds: dict[str, str] = {}
@@ -25,8 +26,10 @@ def weight_header(weights: dict[str, np.ndarray]) -> bytes:
     at = 0
     for number, (name, value) in enumerate(weights.items()):
         label = f"{number:0{digits}d}.{name}"
-        kinds[label] = f"{value.dtype}{list(value.shape)}"
-        nbytes = _room(value)
+        stored = Stored.of(value)
+        packed = f" in {stored.bits} bits" if stored.bits else ""
+        kinds[label] = f"{value.dtype}{list(value.shape)}{packed}"
+        nbytes = stored.room
         tensors[label] = {"dtype": "U8", "shape": [nbytes], "data_offsets": [at, at + nbytes]}
         at += nbytes
     header = json.dumps(tensors, separators=(",", ":")).encode()
@@ -40,9 +43,6 @@ def write_weights(weights: dict[str, np.ndarray], path: Path) -> None:
         file.write(len(header).to_bytes(PREFIX, "little"))
         file.write(header)
         for value in weights.values():
-            file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-            file.write(b"\0" * (_room(value) - value.nbytes))
-
-
-def _room(value: np.ndarray) -> int:
-    return -(-value.nbytes // ALIGN) * ALIGN
+            stored = Stored.of(value)
+            file.write(stored.content(value).data)
+            file.write(b"\0" * (stored.room - stored.nbytes))

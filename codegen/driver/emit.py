@@ -47,6 +47,7 @@ class _Emitter:
             self._constants(),
             '#include "runtime.c"',
             self._features(),
+            self._unpacked(),
             self._interface(),
             self._prototypes(),
             self._slots(),
@@ -61,6 +62,8 @@ class _Emitter:
             "EFFC_SLOTS": len(self.executable.memory.slots),
             "EFFC_THREADS": self.target.cores,
             "EFFC_WEIGHT_NBYTES": f"UINT64_C({self.weights.nbytes})",
+            "EFFC_UNPACKED": len(self.weights.unpacked),
+            "EFFC_UNPACKED_NBYTES": f"UINT64_C({self.weights.room})",
             "EFFC_HEADER_NBYTES": f"UINT64_C({len(self.weights.header)})",
             "EFFC_HEADER_HASH": f"UINT64_C({fnv1a(self.weights.header)})",
         }
@@ -72,6 +75,17 @@ class _Emitter:
             "static const char *effc_missing_feature(void) {\n"
             f"  static const char *const names[] = {{{names}{', ' if names else ''}NULL}};\n"
             "  return effc_first_missing(names);\n}"
+        )
+
+    def _unpacked(self) -> str:
+        rows = ", ".join(
+            f"{{{one.offset}, {one.place}, {one.stored.count}, {one.stored.bits}}}"
+            for one in self.weights.unpacked.values()
+        )
+        return (
+            "static const effc_packed *effc_packed_weight(int i) {\n"
+            f"  static const effc_packed rows[] = {{{rows or '{0, 0, 0, 0}'}}};\n"
+            "  return &rows[i];\n}"
         )
 
     def _interface(self) -> str:
@@ -224,10 +238,16 @@ class _Emitter:
             case "output":
                 return f"(uint8_t *)m->outputs[{pointer.key}]{plus}"
             case "weight":
-                return f"(uint8_t *)W + {self.weights.offsets[str(pointer.key)]}{plus}"
+                return f"{self._weight(str(pointer.key))}{plus}"
             case "scratch":
                 return f"S{plus}"
         return f"A + {self._slot(pointer.key)}{plus}"
+
+    def _weight(self, name: str) -> str:
+        unpacked = self.weights.unpacked.get(name)
+        if unpacked:
+            return f"m->unpacked + {unpacked.place}"
+        return f"(uint8_t *)W + {self.weights.offsets[name]}"
 
     def _slot(self, key: Hashable) -> str:
         memory = self.executable.memory

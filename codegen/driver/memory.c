@@ -79,13 +79,35 @@ static int effc_grow(uint8_t **memory, size_t *room, size_t nbytes) {
   return effc_fail("%scannot allocate %lld bytes of working memory", "", (long long)nbytes, 0);
 }
 
-/* ---- weights: a safetensors file, mapped ---- */
+/* ---- weights: a safetensors file, mapped; narrow integers are unpacked ---- */
 
 /* FNV-1a (Fowler, Noll, Vo), 64 bits. */
 static uint64_t effc_hash(const uint8_t *bytes, uint64_t count) {
   uint64_t hash = UINT64_C(0xcbf29ce484222325);
   for (uint64_t i = 0; i < count; i++) hash = (hash ^ bytes[i]) * UINT64_C(0x100000001b3);
   return hash;
+}
+
+/* Elements of 1 to 7 bits, the first one in the lowest bits, as bytes around zero. */
+static void effc_widen(const uint8_t *from, uint8_t *to, uint64_t count, int bits) {
+  const uint64_t mask = (1u << bits) - 1;
+  const int middle = 1 << (bits - 1);
+  for (uint64_t first = 0; first < count; first += 8, from += bits) {
+    const uint64_t together = count - first < 8 ? count - first : 8;
+    uint64_t word = 0;
+    memcpy(&word, from, (together * bits + 7) / 8);
+    for (uint64_t i = 0; i < together; i++)
+      to[first + i] = (uint8_t)((int)(word >> (i * bits) & mask) - middle);
+  }
+}
+
+static int effc_unpack(struct effc_model *m) {
+  if (effc_grow(&m->unpacked, &m->unpacked_room, EFFC_UNPACKED_NBYTES)) return 1;
+  for (int i = 0; i < EFFC_UNPACKED; i++) {
+    const effc_packed *one = effc_packed_weight(i);
+    effc_widen(m->weights + one->offset, m->unpacked + one->place, one->count, one->bits);
+  }
+  return 0;
 }
 
 static int effc_map(struct effc_model *m, const char *path) {
@@ -114,5 +136,5 @@ static int effc_map(struct effc_model *m, const char *path) {
   if (effc_hash(content + 8, header) != EFFC_HEADER_HASH)
     return effc_fail("%s is damaged or belongs to another model: it lists other weights", path, 0, 0);
   m->weights = content + 8 + header;
-  return 0;
+  return effc_unpack(m);
 }

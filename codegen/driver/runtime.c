@@ -22,6 +22,12 @@
 
 enum { EFFC_ALIGN = 64, EFFC_MAX_THREADS = 256 };
 
+/* A weight that is unpacked on loading: where it lies in the file, where it goes, its elements. */
+typedef struct effc_packed {
+  uint64_t offset, place, count;
+  int bits;
+} effc_packed;
+
 typedef struct effc_worker {
   struct effc_model *model;
   int number;
@@ -36,6 +42,8 @@ struct effc_model {
   uint8_t *arena, *scratch;
   size_t arena_nbytes, arena_room, scratch_nbytes, scratch_room;
   const uint8_t *weights;
+  uint8_t *unpacked;
+  size_t unpacked_room;
   void *mapping;
   size_t mapping_nbytes;
   const void *const *inputs;
@@ -57,6 +65,7 @@ struct effc_model {
 static void effc_steps(struct effc_model *m, int thread, int threads);
 static int effc_slots(const int64_t *sizes, int64_t *slots, size_t *arena, size_t *scratch);
 static const char *effc_missing_feature(void);
+static const effc_packed *effc_packed_weight(int i);
 
 static _Thread_local char effc_text[512];
 
@@ -94,6 +103,7 @@ void effc_close(effc_model *m) {
   if (!m) return;
   effc_stop_threads(m, m->threads);
   if (m->mapping) munmap(m->mapping, m->mapping_nbytes);
+  if (m->unpacked) munmap(m->unpacked, m->unpacked_room);
   if (m->arena) munmap(m->arena, m->arena_room);
   if (m->scratch) munmap(m->scratch, m->scratch_room);
   pthread_mutex_destroy(&m->lock);

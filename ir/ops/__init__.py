@@ -4,6 +4,24 @@ They are the only vocabulary effc adds to ATen. Each has a reference implementat
 PyTorch, which *is* its meaning: kernels are tested against it.
 """
 
-from effc.ir.ops import attention, blocks, grouped, half, integer, linear_attention, quantization
+from effc.ir.ops import (
+    attention,
+    blocks,
+    grouped,
+    half,
+    integer,
+    linear_attention,
+    quantization,
+    stored,
+)
 
-__all__ = ["attention", "blocks", "grouped", "half", "integer", "linear_attention", "quantization"]
+__all__ = [
+    "attention",
+    "blocks",
+    "grouped",
+    "half",
+    "integer",
+    "linear_attention",
+    "quantization",
+    "stored",
+]

@@ -29,5 +29,6 @@ TABLE: dict[str, OpSpec] = {
     **{f"aten.{name}": OpSpec(Kind.ELEMENTWISE) for name in COPIES},
     **{f"aten.{name}": OpSpec(Kind.GATHER) for name in GATHERS},
     "effc.dequantize_grouped.default": OpSpec(Kind.GATHER, flops=2),
+    "effc.unpack_signed.default": OpSpec(Kind.GATHER),
     "getitem": OpSpec(Kind.VIEW),
 }

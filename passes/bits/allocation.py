@@ -26,7 +26,10 @@ from effc.passes.plan.model import (
 )
 from effc.passes.plan.timing import MEASURED, MODELLED, Rates, Timing
 
-ONLY_LINEAR = "low-bit weights are for weights that linear layers alone read"
+ONLY_LINEAR = (
+    "zero points, ternary planes and activations in float go with weights that linear layers alone "
+    "read"
+)
 
 
 @dataclass(frozen=True)
@@ -140,10 +143,19 @@ def writable(part: Part, forms: Sequence[Form], ctx: PassContext) -> list[Form]:
     for form in forms:
         if form.is_grouped:
             checked(form.stored(), f"format {form}")
-    found = [form for form in forms if not form.is_grouped or part.is_linear]
+    possible = [_for_part(form, part) for form in forms]
+    found = list(dict.fromkeys(form for form in possible if form is not None))
     if not found and any("bits" in ctx.options_for(name) for name in part.members):
         raise UsageError(f"{forms[0]} for {part.name}: {ONLY_LINEAR}; set bits=float or 8 for it")
     return found
+
+
+def _for_part(form: Form, part: Part) -> Form | None:
+    """The form, or for what no linear layer alone reads that of as many bits per channel."""
+    if not form.is_grouped or part.is_linear:
+        return form
+    is_integer = form.scheme == "int" and form.symmetric and form.activation == CODE_BITS
+    return form.per_channel() if is_integer else None
 
 
 def described(

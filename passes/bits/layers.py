@@ -31,6 +31,7 @@ LATER = {
     "aten.conv_transpose2d.input": "transposed convolutions have no integer form yet",
 }
 DEQUANTIZE = ("effc.dequantize.default", "effc.dequantize_grouped.default")
+KEPT, WIDTHS = ("none", "float"), tuple(map(str, range(2, 9)))
 LEAST_PRODUCTS = 4
 MOST_PRODUCTS = (2**31 - 1) // (255 * 127)  # an int32 sum holds them whatever the codes
 LEAST_COLUMNS = 8
@@ -45,11 +46,13 @@ class Layer:
         node: A linear, conv2d or embedding.
         name: Its module path in the user's model.
         kind: Which of them.
+        bits: Of a code of the weight.
     """
 
     node: fx.Node
     name: str
     kind: Kind
+    bits: int = 8
 
     @property
     def weight(self) -> fx.Node:
@@ -88,11 +91,13 @@ class Wanted:
         embeddings: Whether tables are quantized.
         skip_first: Whether the first linear or convolution stays in float.
         skip_last: Whether the last one does.
+        bits: Of weights without a rule.
     """
 
     embeddings: bool = True
     skip_first: bool = False
     skip_last: bool = False
+    bits: int = 8
 
 
 def layer_names(program: Program) -> list[str]:
@@ -116,7 +121,7 @@ def select(program: Program, method: str, ctx: PassContext, wanted: Wanted) -> S
     for node in module.graph.nodes:
         name, op = label(node), op_name(node)
         if op in KINDS:
-            layer = Layer(node, name, KINDS[op])
+            layer = Layer(node, name, KINDS[op], _bits_of(name, ctx, wanted))
             reason = _coded_reason(layer) or _users_reason(layer, ctx, wanted) or _reason(layer)
             selection = Selection((*selection.layers, layer), selection.refusals)
             selection = selection.without(layer, reason) if reason else selection
@@ -131,16 +136,23 @@ def select(program: Program, method: str, ctx: PassContext, wanted: Wanted) -> S
     return _without_shared_tables(selection, module)
 
 
+def _bits_of(name: str, ctx: PassContext, wanted: Wanted) -> int:
+    text = str(ctx.options_for(name).get("bits", wanted.bits))
+    if text in KEPT:
+        return wanted.bits
+    if text not in WIDTHS:
+        raise UsageError(f"bits={text} for layer {name}: quantize has 2 to 8, none and float")
+    return int(text)
+
+
 def _users_reason(layer: Layer, ctx: PassContext, wanted: Wanted) -> str | None:
     if layer.name in ctx.kept:
         return "kept in float for the quality budget"
     if ctx.is_excluded(layer.name):
         return "excluded by the user"
-    bits = ctx.options_for(layer.name).get("bits", "8")
-    if bits in ("none", "float"):
+    bits = ctx.options_for(layer.name).get("bits")
+    if bits in KEPT:
         return f"a rule keeps it in float (bits={bits})"
-    if bits != "8":
-        raise UsageError(f"bits={bits} for layer {layer.name}: quantize has bits=8, none and float")
     if layer.kind == "embedding" and not wanted.embeddings:
         return "the option embeddings is off"
     return None

@@ -36,10 +36,10 @@ def describe(
         while name in notes:
             number += 1
             name = f"{layer.name}#{number}"
-        weight = packer.of(module, layer.weight, layer.name)
+        weight = packer.of(module, layer.weight, layer.name, layer.bits)
         what = "row" if layer.kind == "embedding" else "channel"
         notes[name] = {
-            "weight": f"int8 per {what}",
+            "weight": f"int{layer.bits} per {what}",
             "weight_sqnr_db": _rounded(weight.sqnr_db),
             **(_activation(layer, plan, mode) if layer.kind != "embedding" else {}),
         }

@@ -1,4 +1,4 @@
-"""The pass `quantize`: 8-bit weights and activations, visible as quantize and dequantize nodes."""
+"""The pass `quantize`: integer kernels' codes, visible as quantize and dequantize nodes."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 
 from effc.ir.edit import Editor
-from effc.ir.errors import Refusal
+from effc.ir.errors import Refusal, UsageError
 from effc.ir.program import Program
 from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext, check_patterns
@@ -22,7 +22,7 @@ from effc.passes.bits.attention import Factors, Wish, candidates, quantize_atten
 from effc.passes.bits.bfloat16 import attention_names, has_products, round_attention
 from effc.passes.bits.layers import RULE, Layer, Selection, Wanted, layer_names, select
 from effc.passes.bits.notes import describe
-from effc.passes.bits.weights import WeightObserver, WeightPacker
+from effc.passes.bits.weights import WIDE, WeightObserver, WeightPacker
 from effc.passes.calibrate.observers import ObserverName, observer
 from effc.passes.clean.one_row import ONE_ROW
 
@@ -38,7 +38,9 @@ class Quantize(Pass):
     integer kernels.
 
     Attributes:
-        scheme: Bits of weights and activations.
+        scheme: Bits of codes in products.
+        bits: Width of the codes of weights, 2 to 8; those of fewer than 8 are stored packed, and
+            multiplied as those of 8.
         activations: `auto` takes static scales where the predicted signal-to-noise ratio is at
             least `static_db` (for feature maps 12 dB less), else dynamic ones; without calibration
             data all are dynamic.
@@ -46,7 +48,8 @@ class Quantize(Pass):
             and `minmax` for other values, whose rare large elements sit in few channels.
         percentile: Percent of the values inside the range, for `observer=percentile`.
         static_db: See `activations`.
-        weight_observer: How the range of a weight channel is chosen.
+        weight_observer: How the range of a weight channel is chosen; `auto` is `mse` below 8 bits,
+            else `minmax`.
         embeddings: Whether tables are quantized, too.
         residual: Whether residual additions of feature maps read codes (`int8`), read floats, or
             read codes where that is accurate enough (`auto`).
@@ -61,11 +64,12 @@ class Quantize(Pass):
     name: ClassVar[str] = "quantize"
     layer_options: ClassVar[tuple[str, ...]] = ("bits",)
     scheme: Literal["w8a8"] = "w8a8"
+    bits: int = 8
     activations: ActivationMode = "auto"
     observer: ObserverName | Literal["auto"] = "auto"
     percentile: float = 99.99
     static_db: float = 32.0
-    weight_observer: WeightObserver = "minmax"
+    weight_observer: WeightObserver | Literal["auto"] = "auto"
     embeddings: bool = True
     residual: ResidualMode = "auto"
     skip_first: bool = False
@@ -74,9 +78,11 @@ class Quantize(Pass):
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Quantize every method."""
+        if not 2 <= self.bits <= WIDE:
+            raise UsageError(f"pass quantize: bits={self.bits}; there are 2 to {WIDE}")
         is_changed = apply(program, ONE_ROW).changed
         check_patterns(ctx, [*layer_names(program), *attention_names(program)])
-        wanted = Wanted(self.embeddings, self.skip_first, self.skip_last)
+        wanted = Wanted(self.embeddings, self.skip_first, self.skip_last, self.bits)
         packer = WeightPacker(self.weight_observer)
         refusals: list[Refusal] = []
         layers: dict[str, dict[str, Any]] = {}
@@ -140,7 +146,7 @@ def _write(
 
 
 def _write_weight(editor: Editor, layer: Layer, packer: WeightPacker) -> None:
-    codes, scale = packer.nodes(editor, layer.weight, layer.name)
+    codes, scale = packer.nodes(editor, layer.weight, layer.name, layer.bits)
     dequantize = torch.ops.effc.dequantize.default
     restored = editor.call(layer.node, dequantize, codes, scale, None, before=layer.node)
     editor.set_argument(layer.node, 1, restored)
@@ -148,7 +154,7 @@ def _write_weight(editor: Editor, layer: Layer, packer: WeightPacker) -> None:
 
 def _write_table(editor: Editor, layer: Layer, packer: WeightPacker) -> None:
     """Look up codes and scales instead of rows; only those rows are dequantized."""
-    codes, scale = packer.nodes(editor, layer.weight, layer.name)
+    codes, scale = packer.nodes(editor, layer.weight, layer.name, layer.bits)
     node, lookup = layer.node, torch.ops.aten.embedding.default
     rows = [editor.call(node, lookup, one, layer.value, before=node) for one in (codes, scale)]
     dequantize = torch.ops.effc.dequantize.default

@@ -1,4 +1,4 @@
-"""Weights as int8 codes with one scale per output channel or table row."""
+"""Weights as codes of 2 to 8 bits with one scale per output channel or table row."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,11 +10,14 @@ from torch import fx
 from effc.ir.edit import Editor
 from effc.ir.errors import ModelError
 from effc.ir.ops.quantization import dequantize, quantize
+from effc.ir.ops.stored import pack_signed
 from effc.ir.program import attribute
 from effc.passes.calibrate.decibel import sqnr_db
 
 LARGEST = 127
+WIDE = 8
 FACTORS = (1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.87, 0.84, 0.8, 0.75, 0.7)
+NARROW_FACTORS = (*FACTORS, 0.65, 0.6, 0.55, 0.5, 0.45, 0.4)
 BLOCK_ELEMENTS = 1 << 16
 WeightObserver = Literal["minmax", "mse"]
 TensorKey = tuple[int, int, tuple[int, ...], tuple[int, ...]]
@@ -31,7 +34,7 @@ class WeightCodes:
     """A weight in int8.
 
     Attributes:
-        codes: int8 of the shape of the weight, -127 to 127.
+        codes: int8 of the shape of the weight, `-largest` to `largest`.
         scale: float32 [out, 1, ...].
         sqnr_db: Signal to quantization-noise ratio of the weight.
     """
@@ -41,23 +44,29 @@ class WeightCodes:
     sqnr_db: float
 
 
-def pack(weight: torch.Tensor, observer: WeightObserver = "minmax") -> WeightCodes:
+def pack(
+    weight: torch.Tensor, observer: WeightObserver = "minmax", bits: int = WIDE
+) -> WeightCodes:
     """Quantize a weight symmetrically, one scale per slice of its first dimension.
 
-    `scale = largest magnitude / 127`, or with `observer="mse"` the multiple of it from 0.7 to 1 of
-    least squared error; a channel of zeros (or of subnormal numbers) gets scale 1.
-    `codes = clamp(round_half_even(weight * (1 / scale)), -127, 127)`, as in `effc.quantize`.
+    `largest = 2 ** (bits - 1) - 1` and `scale = largest magnitude / largest`, or with
+    `observer="mse"` the multiple of it from 0.7 (below 8 bits 0.4) to 1 of least squared error; a
+    channel of zeros (or of subnormal numbers) gets scale 1.
+    `codes = clamp(round_half_even(weight * (1 / scale)), -largest, largest)`, as in
+    `effc.quantize`.
 
     Args:
         weight: float32 [out, ...], finite.
         observer: How the range of a channel is chosen.
+        bits: Width of a code, 2 to 8.
     """
+    largest = (1 << (bits - 1)) - 1
     rows = weight.detach().reshape(weight.shape[0], -1)
-    scale = _scale(rows.abs().amax(1, keepdim=True))
+    scale = _scale(rows.abs().amax(1, keepdim=True), largest)
     if observer == "mse":
-        scale = _least_error(rows, scale)
+        scale = _least_error(rows, scale, largest)
     shaped = scale.reshape(-1, *[1] * (weight.dim() - 1))
-    codes = quantize(weight.detach(), shaped, None, -LARGEST, LARGEST, torch.int8)
+    codes = quantize(weight.detach(), shaped, None, -largest, largest, torch.int8)
     restored = dequantize(codes, shaped, None)
     return WeightCodes(codes, shaped, sqnr_db(_energy(weight), _energy(weight - restored)))
 
@@ -67,61 +76,82 @@ class WeightPacker:
     """Packs the weights of one program; tied weights are packed once.
 
     Attributes:
-        observer: How the range of a channel is chosen.
+        observer: How the range of a channel is chosen; `auto` is `mse` below 8 bits, else `minmax`.
     """
 
-    observer: WeightObserver
-    _packed: dict[TensorKey, WeightCodes] = field(default_factory=dict)
-    _nodes: dict[tuple[fx.Graph, TensorKey], tuple[fx.Node, fx.Node]] = field(default_factory=dict)
+    observer: WeightObserver | Literal["auto"]
+    _packed: dict[tuple[TensorKey, int], WeightCodes] = field(default_factory=dict)
+    _nodes: dict[tuple[fx.Graph, TensorKey, int], tuple[fx.Node, fx.Node]] = field(
+        default_factory=dict
+    )
 
-    def of(self, module: fx.GraphModule, weight: fx.Node, layer: str) -> WeightCodes:
+    def of(
+        self, module: fx.GraphModule, weight: fx.Node, layer: str, bits: int = WIDE
+    ) -> WeightCodes:
         """The codes of a weight.
 
         Raises:
             ModelError: If the weight holds NaN or infinite values.
         """
         tensor = attribute(module, str(weight.target))
-        key = tensor_key(tensor)
+        key = tensor_key(tensor), bits
         if key not in self._packed:
             if not bool(torch.isfinite(tensor).all()):
                 where = f"weight {weight.target} of {layer}"
                 raise ModelError(f"{where} holds NaN or infinite values; it cannot be quantized")
-            self._packed[key] = pack(tensor, self.observer)
+            self._packed[key] = pack(tensor, self._observer(bits), bits)
         return self._packed[key]
 
-    def nodes(self, editor: Editor, weight: fx.Node, layer: str) -> tuple[fx.Node, fx.Node]:
-        """Nodes that read the codes and the scale of a weight, named after it."""
-        found = self.of(editor.module, weight, layer)
-        place = editor.graph, tensor_key(attribute(editor.module, str(weight.target)))
+    def nodes(
+        self, editor: Editor, weight: fx.Node, layer: str, bits: int = WIDE
+    ) -> tuple[fx.Node, fx.Node]:
+        """Nodes that give the codes and the scale of a weight, named after it."""
+        found = self.of(editor.module, weight, layer, bits)
+        place = editor.graph, tensor_key(attribute(editor.module, str(weight.target))), bits
         if place not in self._nodes:
             self._nodes[place] = (
-                editor.weight(f"{weight.target}_codes", found.codes, like=weight),
+                _codes_node(editor, weight, found.codes, bits),
                 editor.weight(f"{weight.target}_scale", found.scale, like=weight),
             )
         return self._nodes[place]
 
+    def _observer(self, bits: int) -> WeightObserver:
+        if self.observer != "auto":
+            return self.observer
+        return "minmax" if bits == WIDE else "mse"
 
-def _scale(largest: torch.Tensor) -> torch.Tensor:
-    scale = largest / LARGEST
+
+def _codes_node(editor: Editor, weight: fx.Node, codes: torch.Tensor, bits: int) -> fx.Node:
+    """A node that reads codes, or unpacks those of fewer bits."""
+    path = f"{weight.target}_codes"
+    if bits == WIDE:
+        return editor.weight(path, codes, like=weight)
+    stored = editor.weight(path, pack_signed(codes, bits), like=weight)
+    unpack, shape = torch.ops.effc.unpack_signed.default, list(codes.shape[1:])
+    return editor.call(stored, unpack, stored, bits, shape)
+
+
+def _scale(magnitude: torch.Tensor, largest: int) -> torch.Tensor:
+    scale = magnitude / largest
     return torch.where(scale < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
 
 
-def _least_error(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def _least_error(rows: torch.Tensor, scale: torch.Tensor, largest: int) -> torch.Tensor:
     """The multiple of each row's scale of least squared error; [out, 1]."""
-    best = scale.clone()
+    best, factors = scale.clone(), FACTORS if largest == LARGEST else NARROW_FACTORS
     step = max(1, BLOCK_ELEMENTS // rows.shape[1])
     for first in range(0, len(rows), step):
         block, whole = rows[first : first + step].numpy(), scale[first : first + step].numpy()
-        tried = [whole * np.float32(factor) for factor in FACTORS]
-        chosen = np.argmin([_squared_error(block, one) for one in tried], axis=0)
+        tried = [whole * np.float32(factor) for factor in factors]
+        chosen = np.argmin([_squared_error(block, one, largest) for one in tried], axis=0)
         picked = np.take_along_axis(np.stack(tried), chosen[None, :, None], axis=0)[0]
         best[first : first + step] = torch.from_numpy(picked)
     return best
 
 
-def _squared_error(rows: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _squared_error(rows: np.ndarray, scale: np.ndarray, largest: int) -> np.ndarray:
     codes = np.rint(rows * np.reciprocal(scale))
-    np.clip(codes, -LARGEST, LARGEST, out=codes)
+    np.clip(codes, -largest, largest, out=codes)
     codes *= scale
     codes -= rows
     return np.asarray(np.einsum("ij,ij->i", codes, codes, dtype=np.float64))

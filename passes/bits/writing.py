@@ -60,7 +60,7 @@ class Writing:
             chosen: A format for every part.
         """
         is_simulated = self.simulate and self._simulate(study, chosen)
-        rules = _rules(chosen, lambda form: form == INT8)
+        rules = _rules(chosen, lambda form: form.is_channel)
         outcomes = [Quantize().run(study.program, replace(study.ctx, rules=rules))]
         for activation in () if self.simulate else (INT8.activation, FLOAT_BITS):
             grouped = {f for f in chosen.values() if f.is_grouped and f.activation == activation}

@@ -20,6 +20,7 @@ from effc.passes.clean.settle_views import layouts, settle_views
 KEPT = (
     "effc.dequantize.default", "effc.dequantize_grouped.default", "effc.quantize.default",
     "effc.quantize_dynamic.default", "effc.quantize_symmetric.default",
+    "effc.unpack_signed.default",
 )  # fmt: skip
 UNDEFINED = ("aten.empty.memory_format", "aten.new_empty.default", "aten.empty_like.default")
 GROWTH = 4

@@ -16,6 +16,7 @@ from effc.passes.lower.chain import Chain
 from effc.passes.lower.grouped import GroupedProduct, JoinedProduct
 from effc.passes.lower.quantize_rows import QuantizeBeforeReshape
 from effc.passes.lower.requantize import Requantize
+from effc.passes.lower.unpack import UnpackWeight
 
 aten, effc = torch.ops.aten, torch.ops.effc
 DEQUANTIZE, QUANTIZE = "effc.dequantize.default", "effc.quantize.default"
@@ -30,9 +31,9 @@ class LowerInteger(Pass):
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Apply every rule until none fits."""
         rules = (
-            _QuantizeOfSame(), _QuantizeAfterMove(), _QuantizeAfterPad(), QuantizeBeforeReshape(),
-            _QuantizeBeforePermute(), _IntegerProduct(), GroupedProduct(), JoinedProduct(),
-            _AddDequantized(),
+            UnpackWeight(), _QuantizeOfSame(), _QuantizeAfterMove(), _QuantizeAfterPad(),
+            QuantizeBeforeReshape(), _QuantizeBeforePermute(), _IntegerProduct(), GroupedProduct(),
+            JoinedProduct(), _AddDequantized(),
         )  # fmt: skip
         rewrites = apply(program, rules)
         fired, refusals = rewrites.fired, rewrites.refusals

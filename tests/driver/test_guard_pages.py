@@ -113,7 +113,7 @@ class Guarded:
         header += b" " * (-(8 + len(header)) % PAGE)
         prefix = len(header).to_bytes(8, "little")
         (self.folder / "weights").write_bytes(prefix + header + content.tobytes())
-        return WeightFile(header, offsets, content.size), guards
+        return WeightFile(header, offsets, content.size, {}, 0), guards
 
 
 @pytest.fixture
