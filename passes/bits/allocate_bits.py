@@ -49,8 +49,9 @@ class AllocateBits(Pass):
         metric: Predicts the loss; `auto` takes the one that orders a few measured configurations
             best.
         solver: Makes the choice.
-        bits: Formats: `float`; `8`, weights and activations; for linear layers `2` to `7` and
-            `ternary`, or such as `w4a8g64`. A rule `bits=` for a layer leaves it one format.
+        bits: Formats: `float`; `8`, weights and activations; `2` to `7`, in groups for linear
+            layers and with a scale per channel (`w4a8c`) for all others; for linear layers
+            `ternary` or such as `w4a8g64`. A rule `bits=` for a layer leaves it one format.
         granularity: What takes one format: a `layer`, a whole `block` of them, or an `expert`.
         group: Weights that share a scale, for formats below 8 bits that name none; 0 for a row.
         activations: What weights below 8 bits multiply, for formats that do not say.

@@ -46,7 +46,7 @@ class Form:
 
     @classmethod
     def parse(cls, text: str, group: int = 0, activation: int = FLOAT_BITS) -> "Form":
-        """Read `float`, `8` (weights and activations), `4`, `ternary`, or such as `w4a8g32z`, `w4a8c`.
+        """Read `float`, `8` (weights and activations), `4`, `ternary`, `w4a8g32z` or `w4a8c`.
 
         Args:
             text: What the user wrote.

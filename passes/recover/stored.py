@@ -4,6 +4,7 @@ What is trained is a weight in float. `as_stored` gives what the program will re
 is stored, with derivatives; `folded` gives the tensors to store. Both round alike.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor, fx
 
 from effc.ir.encoding import pack_codes, unpack_codes
 from effc.ir.ops.grouped import zero_points
+from effc.ir.ops.stored import pack_signed
 from effc.ir.opspec import op_name
 from effc.ir.program import attribute
 from effc.passes.recover.straight import straight
@@ -77,8 +79,8 @@ class Codes:
         zero: Codes of 0.0, broadcasting against the codes.
         limits: Smallest and largest code.
         scale_dtype: How scales are stored.
-        packed_bits: Width of a code where they are packed in groups, else 0.
-        group: Features that share a scale where they are packed.
+        packed_bits: Width of a code where they are packed, else 0.
+        group: Features that share a scale; 0 for those of an output channel.
     """
 
     path: str
@@ -108,10 +110,14 @@ class Codes:
         wide, _ = self._wide(step)
         codes = self._codes(weight, wide)
         scale = self._checked(step).detach().to(self.scale_dtype)
-        if self.packed_bits:
-            stored = pack_codes(codes.to(torch.uint8), self.packed_bits)
-            return {self.path: stored, self.scale_path: scale}
-        return {self.path: codes.to(torch.int8), self.scale_path: scale}
+        return {self.path: self._packed(codes), self.scale_path: scale}
+
+    def _packed(self, codes: Tensor) -> Tensor:
+        if not self.packed_bits:
+            return codes.to(torch.int8)
+        if not self.group:
+            return pack_signed(codes.to(torch.int8), self.packed_bits)
+        return pack_codes(codes.to(torch.uint8), self.packed_bits)
 
     def _codes(self, weight: Tensor, wide: Tensor) -> Tensor:
         values = weight.detach() / wide.detach()
@@ -148,9 +154,9 @@ def stored_weight(module: fx.GraphModule, node: fx.Node, original: Tensor | None
         tensor = attribute(module, str(node.target)).detach()
         is_trained = tensor.dtype == torch.float32
         return Plain(str(node.target), (node,), tensor) if is_trained else None
-    make = {"effc.dequantize.default": _int8, "effc.dequantize_grouped.default": _grouped}
+    make = {"effc.dequantize.default": _per_channel, "effc.dequantize_grouped.default": _grouped}
     maker = make.get(op_name(node))
-    found = maker(module, node) if maker and _is_constant(node) else None
+    found = maker(module, node) if maker else None
     if found is None or original is None or original.shape != found.start.shape:
         return found
     margin = INSIDE * found.wide_step().abs()
@@ -163,13 +169,23 @@ def original_path(path: str) -> str:
     return path.removesuffix(CODES)
 
 
-def _is_constant(node: fx.Node) -> bool:
-    return all(one.op == "get_attr" for one in node.all_input_nodes)
+def _is_constant(nodes: Iterable[fx.Node]) -> bool:
+    return all(one.op == "get_attr" for one in nodes)
 
 
-def _int8(module: fx.GraphModule, node: fx.Node) -> Codes | None:
+def _per_channel(module: fx.GraphModule, node: fx.Node) -> Codes | None:
     codes_node, scale_node, zero_node = node.args[:3]
+    bits = 8
+    if op_name(codes_node) == "effc.unpack_signed.default" and zero_node is None:
+        stored_node, bits, shape = codes_node.args
+        codes_node = stored_node
+    known = [one for one in (codes_node, scale_node, zero_node) if one is not None]
+    if not _is_constant(known):
+        return None
     codes, scale = (attribute(module, str(one.target)) for one in (codes_node, scale_node))
+    packed = 0 if bits == 8 else bits
+    if packed:
+        codes = torch.ops.effc.unpack_signed(codes, bits, shape)
     if codes.dtype != torch.int8:
         return None
     zero = (
@@ -177,12 +193,17 @@ def _int8(module: fx.GraphModule, node: fx.Node) -> Codes | None:
     )
     start = (codes.float() - zero) * scale
     paths = str(codes_node.target), str(scale_node.target)
-    limits = -127, 127
-    return Codes(paths[0], (node,), start, scale.detach(), paths[1], zero, limits, scale.dtype)
+    largest = (1 << (bits - 1)) - 1
+    return Codes(
+        paths[0], (node,), start, scale.detach(), paths[1], zero, (-largest, largest), scale.dtype,
+        packed,
+    )  # fmt: skip
 
 
 def _grouped(module: fx.GraphModule, node: fx.Node) -> Codes | None:
     codes_node, scale_node, zero_node, bits, group, features, *table = node.args
+    if not _is_constant(node.all_input_nodes):
+        return None
     codes, scale = (attribute(module, str(one.target)) for one in (codes_node, scale_node))
     if codes.dim() != 2 or any(table) or len(scale) != len(codes):
         return None  # a sum of planes, codes of a table, one scale for all rows

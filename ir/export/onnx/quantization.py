@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from effc.ir.export.onnx import codes as known
-from effc.ir.export.onnx.graph import Graph, RefusedError
+from effc.ir.export.onnx.graph import Graph, RefusedError, array_of
 from effc.ir.export.onnx.rules import Arguments, Rule, dtype_of, operand, rank_of
 from effc.ir.export.onnx.shapes import transposed
 
@@ -127,6 +127,16 @@ def _integer_product(graph: Graph, node: fx.Node, given: Arguments) -> str:
     return graph.op("Sub", sums, graph.op("Mul", graph.value(zero), totals))
 
 
+def _unpacked(graph: Graph, node: fx.Node, given: Arguments) -> str:
+    """Codes in 8 bits: runtimes multiply those, not narrower ones."""
+    codes = known.stored(graph, given["stored"])
+    if codes is None:
+        raise RefusedError("codes that are computed have no form here")
+    operands = (codes, given["bits"], given["shape"])
+    path = str(given["stored"].target)
+    return graph.weight(path, "unpacked", lambda: array_of(node.target(*operands)))
+
+
 TABLE: dict[str, Rule] = {
     "effc.linear_integer.default": _integer_product,
     "effc.quantize.default": _quantize,
@@ -134,4 +144,5 @@ TABLE: dict[str, Rule] = {
     "effc.quantize_dynamic.default": _dynamic,
     "effc.quantize_symmetric.default": _symmetric,
     "effc.dequantize_grouped.default": _grouped,
+    "effc.unpack_signed.default": _unpacked,
 }

@@ -81,8 +81,10 @@ def test_other_sizes_than_the_example(block, tmp_path):
     assert check_export(block, tmp_path, FLOAT_DB, inputs).graph.node
 
 
-def test_static_codes(block, tmp_path):
-    program = passed(block, "quantize{activations=static}", batches(block)).program
+@pytest.mark.parametrize("bits", [8, 3])
+def test_static_codes(block, tmp_path, bits):
+    pipeline = f"quantize{{activations=static bits={bits}}}"
+    program = passed(block, pipeline, batches(block)).program
     model = check_export(program, tmp_path, QUANTIZED_DB)
     assert {"QuantizeLinear", "DequantizeLinear", "Conv", "MatMul"} <= kinds(model)
     weights = [

@@ -164,7 +164,7 @@ def test_excluded_layers_are_refused_by_name(allocated):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bits": ("x",)}, "'x' is no format; write float, 2 to 8, ternary, w4a8g32, or w4a8g32z"),
+        ({"bits": ("x",)}, "'x' is no format; write float, 2 to 8, ternary, w4a8g32, w4a8g32z"),
         ({"bits": ("w4g8",)}, "format w4a8g8: group=8 is no multiple of 32; 0 is a row"),
         ({"rounding": "magic"}, "there is no rounding=magic of weights; there are: nearest"),
         ({"rounding": "x", "simulate": True}, "there is no rounding=x of simulated weights"),
@@ -172,8 +172,8 @@ def test_excluded_layers_are_refused_by_name(allocated):
         ({"solver": "magic"}, "unknown solver 'magic'"),
         ({"exclude": ("nothing",)}, "pattern 'nothing' matches nothing"),
         (
-            {"rules": (("stem", {"bits": "3"}),)},
-            "w3a8g32 for stem: low-bit weights are for weights",
+            {"rules": (("stem", {"bits": "w3a32"}),)},
+            "w3a32g32 for stem: zero points, ternary planes and activations in float go with",
         ),
     ],
 )
@@ -252,20 +252,32 @@ def test_a_plan_mixes_stored_formats_and_keeps_the_limit(allocated, feed, texts)
     assert max(mixed) > 1
 
 
-def test_formats_for_linear_layers_only_are_refused_by_name(allocated):
-    row, _ = allocated(bits=("4",))
+@pytest.mark.parametrize("text", ["ternary", "w4a32", "w4z"])
+def test_formats_for_linear_layers_only_are_refused_by_name(allocated, text):
+    row, _ = allocated(bits=(text,))
     chosen = formats(row)
-    assert chosen.pop("head") == "w4a8g32"
+    assert chosen.pop("head") != "float32"
     assert set(chosen.values()) == {"float32"}
-    refused = [one for one in row.refusals if "low-bit weights are for" in one["reason"]]
+    refused = [one for one in row.refusals if "go with weights that linear" in one["reason"]]
     assert {source for one in refused for source in one["sources"]} == set(chosen)
 
 
-def test_a_table_tied_to_the_head_takes_eight_bits(allocated, words):
+def test_convolutions_take_as_many_bits_per_channel(allocated):
+    row, program = allocated(bits=("4",))
+    chosen = formats(row)
+    assert chosen.pop("head") == "w4a8g32"
+    assert set(chosen.values()) == {"w4a8c"}
+    stored = {name: one for name, one in program.weights().items() if name.endswith("_codes")}
+    unpacked = [node for node in program.forward.graph.nodes if "unpack_signed" in str(node.target)]
+    assert len(unpacked) == len(chosen) == len(stored) - 1
+    assert all(one.dtype == torch.uint8 for one in stored.values())
+
+
+def test_a_table_tied_to_the_head_takes_a_scale_per_row(allocated, words):
     row, _ = allocated(words, None, metric="weight-error", bits=("8", "4"),
                        limits=(Limit("nbytes", 0),))  # fmt: skip
     chosen = formats(row)
-    assert chosen["table"] == "w8a8"
+    assert chosen["table"] == "w4a8c"
     assert chosen["hidden"] == "w4a8g32"
 
 

@@ -23,6 +23,8 @@ STORED = 2.0**-8  # a step of bfloat16, in which scales are stored
         ("w2g0", Form(2, 32, 0), "w2a32"), ("w8a32", Form(8, 32, 0), "w8a32"),
         ("ternary", Form(2, 32, 32, "ternary"), "t2a32g32"),
         ("w4a8g64z", Form(4, 8, 64, symmetric=False), "w4a8g64z"),
+        ("w4c", Form(4, 8, 0, "channel"), "w4a8c"), ("w3a8c", Form(3, 8, 0, "channel"), "w3a8c"),
+        ("w8a8c", INT8, "w8a8"),
     ],
 )  # fmt: skip
 def test_text(text, form, printed):
@@ -30,7 +32,25 @@ def test_text(text, form, printed):
     assert str(form) == printed
 
 
-@pytest.mark.parametrize("text", ["", "1", "9", "x", "w4a16", "4g", "-4", "16", "ternaryz", "t3"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        "9",
+        "x",
+        "w4a16",
+        "4g",
+        "-4",
+        "16",
+        "ternaryz",
+        "t3",
+        "w4a32c",
+        "w4cz",
+        "t2c",
+        "w4g32c",
+    ],
+)
 def test_formats_there_are_none_of(text):
     with pytest.raises(UsageError):
         Form.parse(text)

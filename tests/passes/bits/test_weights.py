@@ -16,23 +16,24 @@ from effc.passes.bits.weights import WeightPacker, pack
 SHAPES = [(5, 7), (6, 3, 3, 3), (8, 1, 3, 3), (1, 1), (3, 200)]
 
 
-def packed_by_numpy(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def packed_by_numpy(weight: np.ndarray, largest: int = 127) -> tuple[np.ndarray, np.ndarray]:
     codes, scales = np.zeros(weight.shape, np.int8), []
     for channel, values in enumerate(weight):
-        scale = np.float32(np.abs(values).max()) / np.float32(127)
+        scale = np.float32(np.abs(values).max()) / np.float32(largest)
         if scale < np.float32(2.0**-126):
             scale = np.float32(1)
         steps = values * (np.float32(1) / scale)
-        codes[channel] = np.clip(np.rint(steps), -127, 127).astype(np.int8)
+        codes[channel] = np.clip(np.rint(steps), -largest, largest).astype(np.int8)
         scales.append(scale)
     return codes, np.array(scales, np.float32)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_codes_equal_those_of_numpy(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("bits", [2, 3, 5, 8])
+def test_codes_equal_those_of_numpy(shape: tuple[int, ...], bits: int) -> None:
     weight = np.random.default_rng(0).normal(0, 0.1, shape).astype(np.float32)
-    codes, scale = packed_by_numpy(weight)
-    found = pack(torch.from_numpy(weight))
+    codes, scale = packed_by_numpy(weight, 2 ** (bits - 1) - 1)
+    found = pack(torch.from_numpy(weight), bits=bits)
     assert found.codes.dtype == torch.int8
     assert tuple(found.scale.shape) == (shape[0], *[1] * (len(shape) - 1))
     assert np.array_equal(found.codes.numpy(), codes)
@@ -70,6 +71,17 @@ def test_mse_clips_where_that_pays() -> None:
         float(((weight / s).round().clamp(-127, 127) * s - weight).square().sum()) for s in tried
     )
     assert errors["mse"] <= 1.05 * best
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_few_bits_clip_more(bits: int) -> None:
+    weight = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
+    found, largest = pack(weight, "mse", bits), 2 ** (bits - 1) - 1
+    errors = (found.codes * found.scale - weight).square().sum(1)
+    for row, error in zip(weight, errors, strict=True):
+        steps = [float(row.abs().max()) / largest * f for f in np.linspace(0.4, 1, 121)]
+        tried = [((row / s).round().clamp(-largest, largest) * s - row) for s in steps]
+        assert error <= 1.02 * min(float(one.square().sum()) for one in tried)
 
 
 def test_sqnr_is_that_of_the_weight() -> None:

@@ -12,8 +12,9 @@ from effc.passes.manager import PassManager
 from effc.passes.recover.stored import Codes, stored_weight
 
 PASSES = [
-    "quantize", *(f"quantize-weights{{bits={bits} symmetric={symmetric}}}"
-                  for bits in (2, 3, 4, 8) for symmetric in ("true", "false")),
+    "quantize", "quantize{bits=2}", "quantize{bits=5}",
+    *(f"quantize-weights{{bits={bits} symmetric={symmetric}}}"
+      for bits in (2, 3, 4, 8) for symmetric in ("true", "false")),
     "quantize-weights{group=0}",
 ]  # fmt: skip
 
@@ -57,7 +58,9 @@ def test_what_is_folded_is_what_was_trained(pipeline):
     trained = found.as_stored(weight, step)
     stored = found.folded(weight, step)
     codes, scale = stored[found.path], stored[found.scale_path].float()
-    if found.packed_bits:
+    if found.packed_bits and not found.group:
+        codes = torch.ops.effc.unpack_signed(codes, found.packed_bits, [70])
+    elif found.packed_bits:
         codes = unpack_codes(codes, found.packed_bits, 70)
     spread = [one.repeat_interleave(found.group, -1)[..., :70] if found.group else one
               for one in (scale, found.zero)]  # fmt: skip
