@@ -204,10 +204,13 @@ def test_rules_can_keep_a_layer_in_float(stack: Program, bits: str) -> None:
     assert refusals(stack, PassContext(rules=rules)) == {"3": reason}
 
 
-def test_bits_there_are_none_of(stack: Program) -> None:
+@pytest.mark.parametrize("bits", ["1", "9", "x"])
+def test_bits_there_are_none_of(stack: Program, bits: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Quantize().run(stack, PassContext(rules=(("2", {"bits": "4"}),)))
-    assert str(caught.value) == "bits=4 for layer 2: quantize has bits=8, none and float"
+        Quantize().run(stack, PassContext(rules=(("2", {"bits": bits}),)))
+    assert str(caught.value) == f"bits={bits} for layer 2: quantize has 2 to 8, none and float"
+    with pytest.raises(UsageError, match="pass quantize: bits=9; there are 2 to 8"):
+        Quantize(bits=9).run(stack, PassContext())
 
 
 @pytest.mark.parametrize("where", ["exclude", "rules"])
