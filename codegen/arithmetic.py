@@ -300,6 +300,7 @@ COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 KEEPS_OPERANDS = {
     "effc.fused_multiply_add",
     "effc.requantize",
+    "effc.interpolate",
     "effc.quantize",
     "effc.quantize_scaled",
     "effc.dequantize",

@@ -7,8 +7,40 @@ from tvm import tirx
 
 from effc.codegen.access import Access
 from effc.codegen.evaluate import Evaluator, Point
+from effc.codegen.narrow import TOGETHER, Narrowing
 from effc.codegen.operands import NeedsScalarError
 from effc.codegen.tir import Expr, dtype_of, index, lanes_of, load, split_dtype
+
+
+@dataclass(frozen=True)
+class Result:
+    """A vector of an anchor's values.
+
+    Attributes:
+        total: The values.
+        coordinates: Where the first lane stands in the domain.
+        valid: How many lanes count, where that is known only at run time as an expression.
+        number: Which vector of its row it is.
+    """
+
+    total: Expr
+    coordinates: tuple[Expr, ...]
+    valid: int | Expr
+    number: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all lanes count."""
+        return isinstance(self.valid, int) and self.valid == lanes_of(self.total)
+
+    def follows(self, other: "Result") -> bool:
+        """Whether it continues another one's row, with nothing left out."""
+        return self.is_whole and other.is_whole and self.number == other.number + 1
+
+    def point(self, lane_dim: int) -> Point:
+        """Where it stands."""
+        count = None if self.is_whole else index(self.valid)
+        return Point(self.coordinates, lane_dim, lanes_of(self.total), count)
 
 
 @dataclass(frozen=True)
@@ -21,6 +53,7 @@ class Epilogue:
         outputs: Where each result goes.
         accesses: How each result is reached in the kernel's domain.
         has_masks: Whether incomplete vectors can be stored with a mask.
+        narrowing: How four vectors become codes of 8 bits together, where the region ends so.
     """
 
     anchor: fx.Node
@@ -28,6 +61,45 @@ class Epilogue:
     outputs: list[tirx.Buffer]
     accesses: tuple[Access, ...]
     has_masks: bool
+    narrowing: Narrowing | None = None
+
+    def finish_all(self, results: list[Result], lane_dim: int) -> None:
+        """Compute and store the region's results for all vectors of a tile.
+
+        Args:
+            results: The anchor's values, in rows of neighbours.
+            lane_dim: The dimension the lanes run along.
+        """
+        partial = any(not one.is_whole for one in results)
+        stride = self.accesses[0].strides[lane_dim]
+        if self.narrowing is None or stride != 1 or not self._runs_as_vector(lane_dim, partial):
+            for one in results:
+                self.finish(one.total, one.coordinates, lane_dim, one.valid)
+            return
+        for begin in range(0, len(results), TOGETHER):
+            self._narrow(self.narrowing, results[begin : begin + TOGETHER], lane_dim)
+
+    def _narrow(self, narrowing: Narrowing, results: list[Result], lane_dim: int) -> None:
+        """Finish up to four vectors; whole neighbours are stored together."""
+        scopes = [self.evaluator.fresh({self.anchor: self._let(one.total)}) for one in results]
+        points = [one.point(lane_dim) for one in results]
+        sums = [narrowing.sums(*each) for each in zip(scopes, points, strict=True)]
+        sums += [sums[-1]] * (TOGETHER - len(sums))
+        codes, first = self._let(narrowing.codes(sums)), 0
+        while first < len(results):
+            count = 1
+            while first + count < len(results) and results[first + count].follows(
+                results[first + count - 1]
+            ):
+                count += 1
+            scope, point = scopes[first], points[first]
+            part = self._let(narrowing.part(codes, first, count))
+            wide = point if count == 1 else Point(point.coordinates, lane_dim, lanes_of(part))
+            scope.store(self.outputs[0], self.accesses[0], part, wide)
+            first += count
+
+    def _let(self, value: Expr) -> Expr:
+        return self.evaluator.builder.let(value)
 
     def finish(
         self, total: Expr, coordinates: tuple[Expr, ...], lane_dim: int, valid: int | Expr

@@ -176,6 +176,17 @@ class Evaluator:
         raise BuildError(f"no code for {op_name(node)}")
 
     def _elementwise(self, node: fx.Node, name: str, point: Point) -> Expr:
+        operands = self.operands(node, point)
+        coarse = coarse_math.function_of(node, name) if self.region.is_coarse else None
+        if coarse is not None:
+            result = coarse(self.builder, operands[0])
+        else:
+            result = RULES[name](self.builder, node, operands)
+        return cast(result, held(node.meta["val"].dtype))
+
+    def operands(self, node: fx.Node, point: Point) -> list[Expr]:
+        """The operands of an elementwise node at a point, in the type it computes in."""
+        name = base_name(op_name(node))
         dtype = compute_type(node, name)
         operands = []
         for position, child in enumerate(node.args):
@@ -183,12 +194,7 @@ class Evaluator:
                 continue
             value = self.operand(node, child, point)
             operands.append(self._converted(value, child, dtype, point.lanes, name))
-        coarse = coarse_math.function_of(node, name) if self.region.is_coarse else None
-        if coarse is not None:
-            result = coarse(self.builder, operands[0])
-        else:
-            result = RULES[name](self.builder, node, operands)
-        return cast(result, held(node.meta["val"].dtype))
+        return operands
 
     def _converted(
         self, value: Any, child: Any, dtype: torch.dtype | None, lanes: int, name: str

@@ -110,7 +110,7 @@ class FunctionBuilder:
 
     def import_llvm(self, code: str) -> None:
         """Let the body call functions written in LLVM's language."""
-        self._import = code
+        self._import += code
 
     @property
     def task_range(self) -> tuple[Expr, Expr]:

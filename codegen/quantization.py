@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import fx
 from tvm import tirx
 
@@ -11,6 +12,7 @@ from effc.codegen.operands import bound, is_nan
 from effc.codegen.tir import Builder, Expr, cast, const, dtype_of, lanes_of, llvm, with_lanes
 from effc.ir.float_formats import LARGEST as LARGEST_FLOAT
 from effc.ir.float_formats import MINIFLOATS
+from effc.ir.ops.interpolation import PART_BITS, SHIFT
 
 Rule = Callable[[Builder, fx.Node, list[Expr]], Expr]
 LARGEST = 2**30
@@ -23,12 +25,40 @@ def _fused(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
 
 
 def _requantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
-    low, high = node.args[3:5]
+    codes = requantized(b, node, operands)
+    return _stored(b, node, tirx.Max(codes, bound(codes, node.args[3])))
+
+
+def requantized(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    """The codes of a `requantize` as int32, limited from above only."""
     bits = vector_math.bits_of(b.let(_fused(b, node, operands)))
-    largest = vector_math.bits_of(bound(operands[1], high))
+    largest = vector_math.bits_of(bound(operands[1], node.args[4]))
     below = vector_math.float_of(b.let(tirx.Min(bits, largest)))  # integers of the same order
-    codes = b.let(llvm("llvm.lrint", dtype_of(bits), b.let(below)))
-    return _stored(b, node, tirx.Max(codes, bound(codes, low)))
+    return b.let(llvm("llvm.lrint", dtype_of(bits), b.let(below)))
+
+
+def _interpolate(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
+    base, slope, fraction_bits, dtype = node.args[1:]
+    x = b.let(cast(operands[0], "int32"))
+    part = x & bound(x, (1 << PART_BITS) - 1)
+    piece = b.let(x >> bound(x, PART_BITS))
+    grown = b.let(_entry(piece, slope) * part + bound(x, 1 << (SHIFT - 1))) >> bound(x, SHIFT)
+    short, limits = torch.iinfo(torch.int16), torch.iinfo(dtype)
+    fine = b.let(_entry(piece, base) + grown)
+    fine = tirx.Max(tirx.Min(fine, bound(x, short.max)), bound(x, short.min))
+    codes = b.let(fine >> bound(x, fraction_bits))
+    return _stored(
+        b, node, tirx.Max(tirx.Min(codes, bound(x, limits.max)), bound(x, limits.min))
+    )
+
+
+def _entry(at: Expr, table: list[int]) -> Expr:
+    """The entry of a table whose length is a power of two, chosen by the lowest bits of a place."""
+    if len(table) == 1:
+        return bound(at, table[0])
+    half = len(table) // 2
+    is_low = tirx.EQ(at & bound(at, half), bound(at, 0))
+    return tirx.Select(is_low, _entry(at, table[:half]), _entry(at, table[half:]))
 
 
 def _quantize(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
@@ -103,6 +133,7 @@ RULES: dict[str, Rule] = {
     "effc.round_float": _round_float,
     "effc.fused_multiply_add": _fused,
     "effc.requantize": _requantize,
+    "effc.interpolate": _interpolate,
     "effc.quantize": _quantize,
     "effc.quantize_scaled": _quantize_scaled,
     "effc.dequantize": _dequantize,

@@ -11,6 +11,8 @@ from functools import cached_property
 from torch import fx
 from tvm import tirx
 
+from effc.codegen.epilogue import Result
+from effc.codegen.evaluate import Point
 from effc.codegen.families.depthwise_frame import Filter, Frame
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.interleave import WIDTH, quad_code, quads
@@ -225,16 +227,20 @@ class _DotDepthwise(Frame):
             for column in self.filter.columns(tile.pixels):
                 found = self._quads(base, group, column, count)
                 self._multiply(totals, found, channel, group, column)
+        results = []
         for output in range(tile.rows * tile.pixels):
             row, pixel = divmod(output, tile.pixels)
             for vector in range(vectors):
                 at = b.let(channel + index(vector * lanes))
                 below, right = b.let(place[1] + index(row)), b.let(place[2] + index(pixel))
                 total = load(totals, (output * vectors + vector) * lanes, lanes)
+                point = (place[0], at, below, right)
                 rest = min(count - vector * lanes, lanes)
-                valid = None if rest == lanes else index(rest)
-                is_centred = self.static_zero is not None
-                self.finish((place[0], at, below, right), total, lanes, valid, is_centred)
+                if self.static_zero is None:
+                    masked = None if rest == lanes else index(rest)
+                    total = self.centred(total, Point(point, 1, lanes, masked))
+                results.append(Result(total, point, rest, vector))
+        self.epilogue.finish_all(results, 1)
 
     def _start(self, channel: Expr, vector: int) -> Expr:
         """What totals start at: the term of a static zero point, else zero."""

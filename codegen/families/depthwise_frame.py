@@ -12,6 +12,7 @@ from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.product_plan import epilogue_inputs, zero_point_of
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder
+from effc.codegen.narrow import Narrowing
 from effc.codegen.region import Region
 from effc.codegen.tir import Expr, cast, index, load, load_masked, splat
 from effc.ir.opspec import op_name
@@ -84,8 +85,11 @@ class Frame:
             region, self.b, self.inputs, accesses, pointwise=True,
             round_pairs=isa.round_pairs if has_pairs else None,
         )  # fmt: skip
+        narrowing = Narrowing.of(region, isa)
+        if narrowing is not None:
+            self.function.import_llvm(narrowing.code)
         self.epilogue = Epilogue(
-            anchor, self.evaluator, self.outputs, region.outputs, isa.has_masks
+            anchor, self.evaluator, self.outputs, region.outputs, isa.has_masks, narrowing
         )
         self.zero_point = zero_point_of(anchor)
         self.static_zero = self._static_zero()
@@ -107,9 +111,8 @@ class Frame:
         )
 
     def finish(
-        self, coordinates: tuple[Expr, ...], total: Expr, lanes: int, count: Expr | None,
-        is_centred: bool = False,
-    ) -> None:  # fmt: skip
+        self, coordinates: tuple[Expr, ...], total: Expr, lanes: int, count: Expr | None
+    ) -> None:
         """Run the epilogue on a vector of channels.
 
         Args:
@@ -117,15 +120,14 @@ class Frame:
             total: Its sums, int32 for codes.
             lanes: Channels of the vector.
             count: How many of them there are, or None for all.
-            is_centred: Whether the zero point of the activations is taken off already.
         """
-        if self.is_integer and not is_centred:
+        if self.is_integer:
             point = Point(coordinates, 1 if lanes > 1 else None, lanes, count)
-            total = self._centred(total, point)
+            total = self.centred(total, point)
         valid = lanes if count is None else int(count)
         self.epilogue.finish(total, coordinates, 1, valid)
 
-    def _centred(self, total: Expr, point: Point) -> Expr:
+    def centred(self, total: Expr, point: Point) -> Expr:
         """Take off the zero point of the activations."""
         if self.zero_point is None:
             return total

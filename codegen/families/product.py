@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from tvm import tirx
 
 from effc.codegen.dtypes import from_memory, stored
-from effc.codegen.epilogue import Epilogue
+from effc.codegen.epilogue import Epilogue, Result
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.families.product_pack import pack_stage
@@ -25,6 +25,7 @@ from effc.codegen.families.product_schedule import (
 from effc.codegen.families.product_tile import plan_of, with_weights
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel, ParamKind
+from effc.codegen.narrow import Narrowing
 from effc.codegen.region import Region
 from effc.codegen.schedule import Space
 from effc.codegen.tir import Expr, cast, const, index, load, splat, with_lanes
@@ -100,8 +101,11 @@ class ProductBuilder:
             region, self.b, self.inputs, list(plan.inputs), pointwise=True,
             round_pairs=isa.round_pairs if has_pairs else None,
         )  # fmt: skip
+        narrowing = Narrowing.of(region, isa)
+        if narrowing is not None:
+            self.function.import_llvm(narrowing.code)
         self.epilogue = Epilogue(
-            plan.anchor, self.evaluator, self.outputs, plan.outputs, isa.has_masks
+            plan.anchor, self.evaluator, self.outputs, plan.outputs, isa.has_masks, narrowing
         )
 
     def kernel(self) -> Kernel:
@@ -190,11 +194,14 @@ class ProductBuilder:
             for row in range(rows):
                 b.store(totals, start, (row * vectors + vector) * lanes)
         self._accumulate(tile, first, totals, rows, vectors)
+        results = []
         for row in range(rows):
             for vector in range(vectors):
                 valid = self._valid(columns, vector * lanes)
                 value = load(totals, (row * vectors + vector) * lanes, lanes)
-                self._finish(tile, b.let(first + index(row)), vector, valid, value)
+                place = (b.let(first + index(row)), vector)
+                results.append(self._result(tile, place, valid, value))
+        self.epilogue.finish_all(results, self.plan.column_dim)
 
     def _valid(self, columns: int | Expr, before: int) -> int | Expr:
         """Lanes of a vector that are columns, of a panel that has some."""
@@ -308,16 +315,17 @@ class ProductBuilder:
             return isa.dot_pairs(total, feature, weights)
         return isa.multiply_add(feature, weights, total)
 
-    def _finish(
-        self, tile: Tile, position: Expr, vector: int, valid: int | Expr, total: Expr
-    ) -> None:
-        """Run the epilogue on one vector of the tile and store the results."""
+    def _result(
+        self, tile: Tile, place: tuple[Expr, int], valid: int | Expr, total: Expr
+    ) -> Result:
+        """One vector of the tile at a position, in the domain."""
+        position, vector = place
         plan, b, lanes = self.plan, self.b, self.isa.lanes
         column = tile.column + index(vector * lanes)
         column = b.let(tile.group * b.size(plan.columns) + column)
-        coordinates, lane_dim = plan.place(tile.outer, position, column)
+        coordinates, _ = plan.place(tile.outer, position, column)
         total = self._centred(tile, vector, coordinates, total)
-        self.epilogue.finish(total, coordinates, lane_dim, valid)
+        return Result(total, coordinates, valid, vector)
 
     def _centred(self, tile: Tile, vector: int, coordinates: tuple[Expr, ...], total: Expr) -> Expr:
         """Take off the zero point of the activations where it is only known now."""

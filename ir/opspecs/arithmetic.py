@@ -44,6 +44,7 @@ EFFC = {
     "effc.quantize.default": OpSpec(Kind.ELEMENTWISE, flops=3),
     "effc.quantize_scaled.default": OpSpec(Kind.ELEMENTWISE, flops=3),
     "effc.requantize.default": OpSpec(Kind.ELEMENTWISE, flops=4),
+    "effc.interpolate.default": OpSpec(Kind.ELEMENTWISE, flops=4),
     "effc.dequantize.default": OpSpec(Kind.ELEMENTWISE, flops=2),
     "effc.round_float.default": OpSpec(Kind.ELEMENTWISE, flops=6),
     "effc.fused_multiply_add.default": OpSpec(Kind.ELEMENTWISE, flops=2),

@@ -14,11 +14,13 @@ from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.lower.borders import PAD
 from effc.passes.lower.chain import Chain
 from effc.passes.lower.grouped import GroupedProduct, JoinedProduct
+from effc.passes.lower.interpolate import Interpolate
 from effc.passes.lower.quantize_rows import QuantizeBeforeReshape
 from effc.passes.lower.requantize import Requantize
 from effc.passes.lower.unpack import UnpackWeight
 
 aten, effc = torch.ops.aten, torch.ops.effc
+SHORT_TABLES = "avx512bw"
 DEQUANTIZE, QUANTIZE = "effc.dequantize.default", "effc.quantize.default"
 
 
@@ -37,7 +39,9 @@ class LowerInteger(Pass):
         )  # fmt: skip
         rewrites = apply(program, rules)
         fired, refusals = rewrites.fired, rewrites.refusals
-        last = apply(program, (Requantize(), _StaticReciprocal()))
+        has_tables = ctx.target is not None and ctx.target.has(SHORT_TABLES)
+        tables = (Interpolate(),) if has_tables else ()
+        last = apply(program, (*tables, Requantize(), _StaticReciprocal()))
         is_changed = rewrites.changed or last.changed
         return Outcome(is_changed, dict(fired + last.fired), tuple(refusals))
 

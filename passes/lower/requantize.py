@@ -51,12 +51,12 @@ class Requantize:
         found = chain_of(node)
         if found is None:
             return
-        scale, zero_point = _scalars(editor.module, node)
+        scale, zero_point = scalars(editor.module, node)
         qmin, qmax, dtype = node.args[3:6]
         low, high = found.limits
         low = qmin if low is None else max(qmin, _code(low, scale, zero_point))
         high = qmax if high is None else min(qmax, _code(high, scale, zero_point))
-        fold = _Folding(editor, node, scale)
+        fold = Folding(editor, node, scale)
         x, multiplier, addend = fold(found.fused, zero_point)
         codes = editor.call(
             node, effc.requantize.default, x, multiplier, addend, low, high, dtype, before=node
@@ -66,15 +66,20 @@ class Requantize:
 
 def chain_of(node: fx.Node) -> Chain | None:
     """The multiply-add behind a static quantization, if only limits are between them."""
-    if op_name(node) != QUANTIZE or not all(map(_is_scalar_weight, node.args[1:3])):
+    if op_name(node) != QUANTIZE or not all(map(is_scalar_weight, node.args[1:3])):
         return None
     value: fx.Node = node.args[0]
     limits: Limits = (None, None)
     found = limits_of(value)
     if found is not None and len(value.users) == 1:
         value, limits = value.args[0], found
-    is_fused = isinstance(value, fx.Node) and op_name(value) == FUSED and len(value.users) == 1
-    return Chain(value, limits) if is_fused and value.args[1].op == "get_attr" else None
+    return Chain(value, limits) if is_single_fused(value) else None
+
+
+def is_single_fused(node: object) -> bool:
+    """Whether something is a multiply-add by a weight that has one reader."""
+    is_fused = isinstance(node, fx.Node) and op_name(node) == FUSED and len(node.users) == 1
+    return is_fused and node.args[1].op == "get_attr"
 
 
 def limits_of(node: fx.Node) -> Limits | None:
@@ -92,11 +97,13 @@ def limits_of(node: fx.Node) -> Limits | None:
     return (bounds[0], bounds[1]) if is_constant else None
 
 
-def _is_scalar_weight(node: object) -> bool:
+def is_scalar_weight(node: object) -> bool:
+    """Whether something is a weight of one number."""
     return isinstance(node, fx.Node) and node.op == "get_attr" and node.meta["val"].dim() == 0
 
 
-def _scalars(module: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, int]:
+def scalars(module: fx.GraphModule, node: fx.Node) -> tuple[torch.Tensor, int]:
+    """Scale and zero point of a static quantization."""
     scale, zero_point = (attribute(module, str(weight.target)) for weight in node.args[1:3])
     return scale, int(zero_point)
 
@@ -107,7 +114,7 @@ def _code(value: float, scale: torch.Tensor, zero_point: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Folding:
+class Folding:
     """Divides multiply-adds by a scale."""
 
     editor: Editor

@@ -1,0 +1,84 @@
+"""Codes of 8 bits from tiles of sums, bit for bit, at widths with and without tails."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from effc.ir.testing import EXACT
+
+effc = torch.ops.effc
+BASE = [(37 * i * i + 11 * i) % 30_000 - 9_000 for i in range(64)]
+SLOPE = [(7_919 * i) % 65_536 - 32_768 for i in range(64)]
+WIDTHS = [1, 15, 16, 17, 33, 48, 64, 65, 100]
+
+
+class Ending(torch.nn.Module):
+    """A product of codes, then 8-bit codes by rounding or by lines."""
+
+    def __init__(self, kind: str, width: int, dtype: torch.dtype, ending: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(width)
+        groups = width if kind == "depthwise" else 1
+        shape = {"linear": (width, 12), "conv": (width, 3, 3, 3), "depthwise": (width, 1, 3, 3)}
+        codes = torch.randint(-127, 128, shape[kind], generator=generator)
+        factor = (torch.rand(width, generator=generator) + 0.5) / codes[0].numel() ** 0.5 / 90
+        if kind != "linear":
+            factor = factor[:, None, None]
+        self.register_buffer("weight", codes.to(torch.int8))
+        self.register_buffer("zero", torch.tensor(128, dtype=torch.int32))
+        self.register_buffer("factor", factor)
+        self.register_buffer("addend", factor * 77 + (90 if dtype == torch.uint8 else -30))
+        self.kind, self.dtype, self.ending, self.groups = kind, dtype, ending, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "linear":
+            sums = effc.linear_integer(x, self.weight, self.zero)
+        else:
+            geometry = ([1, 1], [0, 0], [1, 1], self.groups)
+            sums = effc.conv2d_integer(x, self.weight, self.zero, *geometry)
+        low, high = torch.iinfo(self.dtype).min, torch.iinfo(self.dtype).max
+        if self.ending == "limited":
+            low, high = low + 9, high - 20
+        if self.ending != "lines":
+            return effc.requantize(sums, self.factor, self.addend, low, high, self.dtype)
+        short = effc.requantize(
+            sums, self.factor * 99, self.addend, -(2**15), 2**15 - 1, torch.int16
+        )
+        return effc.interpolate(short, BASE, SLOPE, 6, self.dtype)
+
+
+class Endings(torch.nn.Module):
+    """One product for every width; those of depthwise filters read as many channels."""
+
+    def __init__(self, kind: str, dtype: torch.dtype, ending: str) -> None:
+        super().__init__()
+        made = [Ending(kind, width, dtype, ending) for width in WIDTHS]
+        self.products, self.kind = torch.nn.ModuleList(made), kind
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [
+            product(x[:, :width] if self.kind == "depthwise" else x)
+            for product, width in zip(self.products, WIDTHS, strict=True)
+        ]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8], ids=str)
+@pytest.mark.parametrize("ending", ["whole", "limited", "lines"])
+@pytest.mark.parametrize("kind", ["linear", "conv", "depthwise"])
+def test_endings(compiled, target, kind, ending, dtype):
+    channels = max(WIDTHS) if kind == "depthwise" else 3
+    shape = (13, 12) if kind == "linear" else (2, channels, 9, 8)
+    x = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    model = compiled(Endings(kind, dtype, ending), {"x": x}, target)
+    model.check({"x": x}, EXACT)
+    for found in model.outputs({"x": x}).values():
+        assert len(set(found.flatten().tolist())) > 1
+
+
+def test_sums_that_no_int32_holds(compiled, target):
+    """What is too large for an integer must not turn negative where codes are packed."""
+    module = Ending("linear", 64, torch.uint8, "whole")
+    module.factor.mul_(1e9)
+    x = torch.randint(0, 256, (13, 12), generator=torch.Generator().manual_seed(0))
+    inputs = {"x": x.to(torch.uint8)}
+    compiled(module, inputs, target).check(inputs, EXACT)
