@@ -47,9 +47,7 @@ def _interpolate(b: Builder, node: fx.Node, operands: list[Expr]) -> Expr:
     fine = b.let(_entry(piece, base) + grown)
     fine = tirx.Max(tirx.Min(fine, bound(x, short.max)), bound(x, short.min))
     codes = b.let(fine >> bound(x, fraction_bits))
-    return _stored(
-        b, node, tirx.Max(tirx.Min(codes, bound(x, limits.max)), bound(x, limits.min))
-    )
+    return _stored(b, node, tirx.Max(tirx.Min(codes, bound(x, limits.max)), bound(x, limits.min)))
 
 
 def _entry(at: Expr, table: list[int]) -> Expr:
