@@ -17,8 +17,8 @@ from effc.codegen.operands import bound
 from effc.codegen.quantization import requantized
 from effc.codegen.region import Region
 from effc.codegen.tir import Expr, with_lanes
-from effc.ir.opspec import op_name
 from effc.ir.ops.interpolation import PART_BITS
+from effc.ir.opspec import op_name
 
 TOGETHER, LANES = 4, 16
 REQUANTIZE, INTERPOLATE = "effc.requantize.default", "effc.interpolate.default"

@@ -8,8 +8,8 @@ import torch
 from torch import fx
 
 from effc.ir.edit import Editor
-from effc.ir.opspec import op_name
 from effc.ir.ops.interpolation import PART_BITS, PIECES, SHIFT
+from effc.ir.opspec import op_name
 from effc.ir.program import Program, attribute
 from effc.passes.lower.requantize import Folding, is_scalar_weight, is_single_fused, scalars
 

@@ -78,8 +78,9 @@ def chain_of(node: fx.Node) -> Chain | None:
 
 def is_single_fused(node: object) -> bool:
     """Whether something is a multiply-add by a weight that has one reader."""
-    is_fused = isinstance(node, fx.Node) and op_name(node) == FUSED and len(node.users) == 1
-    return is_fused and node.args[1].op == "get_attr"
+    if not isinstance(node, fx.Node) or op_name(node) != FUSED or len(node.users) != 1:
+        return False
+    return bool(node.args[1].op == "get_attr")
 
 
 def limits_of(node: fx.Node) -> Limits | None:
