@@ -73,11 +73,17 @@ class Epilogue:
         partial = any(not one.is_whole for one in results)
         stride = self.accesses[0].strides[lane_dim]
         if self.narrowing is None or stride != 1 or not self._runs_as_vector(lane_dim, partial):
-            for one in results:
-                self.finish(one.total, one.coordinates, lane_dim, one.valid)
+            self._finish_each(results, lane_dim)
             return
-        for begin in range(0, len(results), TOGETHER):
-            self._narrow(self.narrowing, results[begin : begin + TOGETHER], lane_dim)
+        try:
+            for begin in range(0, len(results), TOGETHER):
+                self._narrow(self.narrowing, results[begin : begin + TOGETHER], lane_dim)
+        except NeedsScalarError:
+            self._finish_each(results, lane_dim)
+
+    def _finish_each(self, results: list[Result], lane_dim: int) -> None:
+        for one in results:
+            self.finish(one.total, one.coordinates, lane_dim, one.valid)
 
     def _narrow(self, narrowing: Narrowing, results: list[Result], lane_dim: int) -> None:
         """Finish up to four vectors; whole neighbours are stored together."""

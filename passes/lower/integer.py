@@ -1,5 +1,6 @@
 """Turn `dequantize -> product` into integer products, and keep values as codes where possible."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,13 +38,13 @@ class LowerInteger(Pass):
             QuantizeBeforeReshape(), _QuantizeBeforePermute(), _IntegerProduct(), GroupedProduct(),
             JoinedProduct(), _AddDequantized(),
         )  # fmt: skip
-        rewrites = apply(program, rules)
-        fired, refusals = rewrites.fired, rewrites.refusals
         has_tables = ctx.target is not None and ctx.target.has(SHORT_TABLES)
         tables = (Interpolate(),) if has_tables else ()
-        last = apply(program, (*tables, Requantize(), _StaticReciprocal()))
-        is_changed = rewrites.changed or last.changed
-        return Outcome(is_changed, dict(fired + last.fired), tuple(refusals))
+        last = (Requantize(), _StaticReciprocal())
+        steps = [apply(program, each) for each in (rules, tables, last)]
+        fired: Counter[str] = sum((step.fired for step in steps), Counter())
+        refusals = tuple(refusal for step in steps for refusal in step.refusals)
+        return Outcome(any(step.changed for step in steps), dict(fired), refusals)
 
 
 def is_call(node: object, name: str) -> bool:

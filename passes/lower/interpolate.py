@@ -18,7 +18,8 @@ FUNCTIONS = {
     f"aten.{name}.default"
     for name in ("silu", "gelu", "sigmoid", "tanh", "hardswish", "elu", "mish", "softplus")
 }
-SUMS = ("effc.conv2d_integer.default", "effc.linear_integer.default")
+LINEAR = "effc.linear_integer.default"
+SUMS = ("effc.conv2d_integer.default", LINEAR)
 QUANTIZE = "effc.quantize.default"
 SHORT = torch.iinfo(torch.int16)
 LEAST_BITS, MOST_BITS = 4, 6
@@ -118,16 +119,22 @@ def _range_of(fused: fx.Node) -> tuple[float, float]:
     if any(one.op != "get_attr" for one in known) or x.meta["val"].dtype != torch.uint8:
         return -math.inf, math.inf
     module = fused.graph.owning_module
-    codes, multiplier, addend = (
-        attribute(module, one.target).double().flatten(min(one.meta["val"].dim(), 1))
-        for one in (weight, *factors)
-    )
+    codes, *numbers = (attribute(module, one.target).double() for one in (weight, *factors))
+    dim = -1 if op_name(sums) == LINEAR else -3
+    if not all(_is_by_channel(one, dim) for one in numbers):
+        return -math.inf, math.inf
     zero = 0 if zero_point is None else int(attribute(module, zero_point.target))
+    codes, (multiplier, addend) = codes.flatten(1), (one.flatten() for one in numbers)
     above, below = codes.clamp(min=0).sum(1), codes.clamp(max=0).sum(1)
     most, least = (255 - zero) * above - zero * below, (255 - zero) * below - zero * above
-    multiplier, addend = multiplier.flatten(), addend.flatten()
     ends = torch.stack([most * multiplier + addend, least * multiplier + addend])
     return float(ends.min()), float(ends.max())
+
+
+def _is_by_channel(numbers: torch.Tensor, dim: int) -> bool:
+    """Whether there is one number, or one for every position of a dimension."""
+    is_long_enough = numbers.dim() >= -dim
+    return numbers.numel() == (numbers.shape[dim] if is_long_enough else 1)
 
 
 def fitted(

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from effc.ir.testing import EXACT
@@ -13,7 +15,7 @@ WIDTHS = [1, 15, 16, 17, 33, 48, 64, 65, 100]
 
 
 class Ending(torch.nn.Module):
-    """A product of codes, then 8-bit codes by rounding or by lines."""
+    """A product of codes, then 8-bit codes by rounding or by lines, of vectors or numbers."""
 
     def __init__(self, kind: str, width: int, dtype: torch.dtype, ending: str) -> None:
         super().__init__()
@@ -36,6 +38,8 @@ class Ending(torch.nn.Module):
         else:
             geometry = ([1, 1], [0, 0], [1, 1], self.groups)
             sums = effc.conv2d_integer(x, self.weight, self.zero, *geometry)
+        if self.ending == "scalar":
+            sums = torch.fmod(sums.float(), 911.0)
         low, high = torch.iinfo(self.dtype).min, torch.iinfo(self.dtype).max
         if self.ending == "limited":
             low, high = low + 9, high - 20
@@ -63,7 +67,7 @@ class Endings(torch.nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8], ids=str)
-@pytest.mark.parametrize("ending", ["whole", "limited", "lines"])
+@pytest.mark.parametrize("ending", ["whole", "limited", "lines", "scalar"])
 @pytest.mark.parametrize("kind", ["linear", "conv", "depthwise"])
 def test_endings(compiled, target, kind, ending, dtype):
     channels = max(WIDTHS) if kind == "depthwise" else 3
@@ -73,6 +77,33 @@ def test_endings(compiled, target, kind, ending, dtype):
     model.check({"x": x}, EXACT)
     for found in model.outputs({"x": x}).values():
         assert len(set(found.flatten().tolist())) > 1
+
+
+class Layer(torch.nn.Module):
+    """Products of different widths, each of rows of its own."""
+
+    def __init__(self, sizes: list[tuple[int, int]], ending: str) -> None:
+        super().__init__()
+        made = [Ending("linear", width, torch.uint8, ending) for _, width in sizes]
+        self.products = torch.nn.ModuleList(made)
+
+    def forward(self, inputs: list[Tensor]) -> list[Tensor]:
+        return [product(x) for product, x in zip(self.products, inputs, strict=True)]
+
+
+SIZES = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 150)), min_size=6, max_size=6)
+
+
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SIZES, st.sampled_from(["whole", "limited", "lines"]))
+def test_random_sizes(compiled, target, sizes, ending):
+    """Tiles with tails of rows and columns, of every kernel bit for bit."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randint(0, 256, (rows, 12), generator=generator) for rows, _ in sizes]
+    inputs = [x.to(torch.uint8) for x in inputs]
+    model = compiled(Layer(sizes, ending), {"inputs": inputs}, target)
+    names = [spec.name for spec in model.program.signatures["forward"].inputs]
+    model.check(dict(zip(names, inputs, strict=True)), EXACT)
 
 
 def test_sums_that_no_int32_holds(compiled, target):

@@ -1,8 +1,8 @@
 """Golden texts: a small program, a pipeline line, and the program it gives.
 
 A case is a file `<pass>/<case>.py` with `PIPELINE`, `program()` and, if outputs are rounded,
-`TOLERANCE`, and `calibration()` where the pass needs data. `pytest tests/golden --rewrite-golden`
-writes the texts; review the diff like code.
+`TOLERANCE`, `TARGET` if it matters, and `calibration()` where the pass needs data. `pytest
+tests/golden --rewrite-golden` writes the texts; review the diff like code.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from effc.ir.program import Program
+from effc.ir.target import Target
 from effc.ir.testing import EXACT, assert_same_outputs
 from effc.ir.text import program_text
 from effc.passes.base import PassContext
@@ -32,7 +33,10 @@ def test_golden(path: Path, request: pytest.FixtureRequest) -> None:
     case = run_path(str(path))
     program: Program = case["program"]()
     data = case["calibration"]() if "calibration" in case else None
-    found, after = text_of(program, case["PIPELINE"], data)
+    ctx = PassContext(
+        calibration=data, target=Target.parse(case["TARGET"]) if "TARGET" in case else None
+    )
+    found, after = text_of(program, case["PIPELINE"], ctx)
     expected = path.with_suffix(".txt")
     if request.config.getoption("--rewrite-golden"):
         expected.write_text(found)
@@ -52,9 +56,9 @@ def test_every_clean_pass_has_two_cases() -> None:
     assert {name: count for name, count in counts.items() if count < 2} == {}
 
 
-def text_of(program: Program, pipeline: str, data: Any = None) -> tuple[str, Program]:
+def text_of(program: Program, pipeline: str, ctx: PassContext) -> tuple[str, Program]:
     """Both texts with the pipeline between, weights numbered by content, and the program made."""
-    report = PassManager.parse(pipeline).run(program, PassContext(calibration=data))
+    report = PassManager.parse(pipeline).run(program, ctx)
     parts = [program_text(program), f"--- {pipeline} ---\n", *refusal_lines(report.rows)]
     return numbered("".join([*parts, program_text(report.program)])), report.program
 

@@ -194,3 +194,28 @@ def test_requantize_at_the_edges():
     one, zero = torch.tensor(1.0), torch.tensor(0.0)
     found = OPS.requantize(x, one, zero, 2, 255, torch.uint8)
     assert found.tolist() == [2, 2, 2, 255, 2, 255, 2, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8], ids=str)
+@given(st.integers(0, 99), st.integers(0, 9))
+def test_interpolate(dtype, seed, fraction_bits):
+    """For every code: its piece's start plus the rounded share of its growth, limited twice."""
+    made = random(seed)
+    base, slope = made.integers(-(2**15), 2**15, (2, 64)).tolist()
+    x = np.arange(-(2**15), 2**15)
+    piece = np.floor(x / 1024).astype(np.int64)  # negative ones index from the end
+    grown = np.floor(np.float64(slope)[piece] * (x - 1024.0 * piece) / 2**15 + 0.5)
+    fine = np.clip(np.float64(base)[piece] + grown, -(2**15), 2**15 - 1)
+    limits = np.iinfo(str(dtype).removeprefix("torch."))
+    expected = np.clip(np.floor(fine / 2**fraction_bits), limits.min, limits.max)
+    short = torch.from_numpy(x.astype(np.int16))
+    found = OPS.interpolate(short, base, slope, fraction_bits, dtype)
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found.numpy(), expected)
+
+
+def test_interpolate_reads_negative_codes_from_the_end():
+    base = list(range(64))
+    x = torch.tensor([0, 1023, 1024, 2**15 - 1, -(2**15), -1025, -1024, -1], dtype=torch.int16)
+    found = OPS.interpolate(x, base, [0] * 64, 0, torch.uint8)
+    assert found.tolist() == [0, 0, 1, 31, 32, 62, 63, 63]

@@ -60,6 +60,28 @@ def codes_of(program: Program, x: Tensor) -> Tensor:
     return list(found.values())[-1]
 
 
+class Layers(nn.Module):
+    """Two linear layers with an activation between them, with or without a bias."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Linear(12, 24, bias), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(functional.gelu(self.first(x)))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_layers(bias):
+    x = torch.randn(7, 12, generator=torch.Generator().manual_seed(1))
+    program, changed = lowered(Layers(bias), x, "x86-64-v4")
+    assert INTERPOLATE in operators(changed)
+    for inputs in (x, x * 20):
+        difference = codes_of(program, inputs).int() - codes_of(changed, inputs).int()
+        assert difference.abs().max() <= 1
+
+
 @pytest.mark.parametrize("scale", [0.1, 1.0, 9.0])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_codes_are_at_most_one_apart(activation, scale):
