@@ -1,8 +1,10 @@
 """Codes of 8 bits from tiles of sums, bit for bit, at widths with and without tails."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from effc.ir.testing import EXACT
 effc = torch.ops.effc
 BASE = [(37 * i * i + 11 * i) % 30_000 - 9_000 for i in range(64)]
 SLOPE = [(7_919 * i) % 65_536 - 32_768 for i in range(64)]
-WIDTHS = [1, 15, 16, 17, 33, 48, 64, 65, 100]
+WIDTHS = [1, 16, 17, 33, 64, 65, 100]
 
 
 class Ending(torch.nn.Module):
@@ -54,29 +56,41 @@ class Ending(torch.nn.Module):
 class Endings(torch.nn.Module):
     """One product for every width; those of depthwise filters read as many channels."""
 
-    def __init__(self, kind: str, dtype: torch.dtype, ending: str) -> None:
+    def __init__(
+        self, kind: str, dtype: torch.dtype, ending: str, widths: Sequence[int] = WIDTHS
+    ) -> None:
         super().__init__()
-        made = [Ending(kind, width, dtype, ending) for width in WIDTHS]
-        self.products, self.kind = torch.nn.ModuleList(made), kind
+        made = [Ending(kind, width, dtype, ending) for width in widths]
+        self.products, self.kind, self.widths = torch.nn.ModuleList(made), kind, widths
 
     def forward(self, x: Tensor) -> list[Tensor]:
         return [
             product(x[:, :width] if self.kind == "depthwise" else x)
-            for product, width in zip(self.products, WIDTHS, strict=True)
+            for product, width in zip(self.products, self.widths, strict=True)
         ]
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8], ids=str)
-@pytest.mark.parametrize("ending", ["whole", "limited", "lines", "scalar"])
-@pytest.mark.parametrize("kind", ["linear", "conv", "depthwise"])
-def test_endings(compiled, target, kind, ending, dtype):
-    channels = max(WIDTHS) if kind == "depthwise" else 3
-    shape = (13, 12) if kind == "linear" else (2, channels, 9, 8)
+def checked(compiled, module: Endings, target: str) -> None:
+    channels = max(WIDTHS) if module.kind == "depthwise" else 3
+    shape = (13, 12) if module.kind == "linear" else (2, channels, 9, 8)
     x = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    model = compiled(Endings(kind, dtype, ending), {"x": x}, target)
+    model = compiled(module, {"x": x}, target)
     model.check({"x": x}, EXACT)
     for found in model.outputs({"x": x}).values():
         assert len(set(found.flatten().tolist())) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8], ids=str)
+@pytest.mark.parametrize("ending", ["whole", "limited", "lines"])
+@pytest.mark.parametrize("kind", ["linear", "conv", "depthwise"])
+def test_endings(compiled, kind, ending, dtype):
+    checked(compiled, Endings(kind, dtype, ending), "native")
+
+
+@pytest.mark.parametrize("ending", ["lines", "scalar"])
+def test_number_by_number(compiled, target, ending):
+    """What has no vectors behind the sums, or no table of 16-bit lanes."""
+    checked(compiled, Endings("linear", torch.uint8, ending, [5]), target)
 
 
 class Layer(torch.nn.Module):
@@ -94,22 +108,26 @@ class Layer(torch.nn.Module):
 SIZES = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 150)), min_size=6, max_size=6)
 
 
-@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=2,
+    phases=[Phase.generate],  # a failing model is not built again and again to shrink it
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(SIZES, st.sampled_from(["whole", "limited", "lines"]))
-def test_random_sizes(compiled, target, sizes, ending):
+def test_random_sizes(compiled, sizes, ending):
     """Tiles with tails of rows and columns, of every kernel bit for bit."""
     generator = torch.Generator().manual_seed(1)
     inputs = [torch.randint(0, 256, (rows, 12), generator=generator) for rows, _ in sizes]
     inputs = [x.to(torch.uint8) for x in inputs]
-    model = compiled(Layer(sizes, ending), {"inputs": inputs}, target)
+    model = compiled(Layer(sizes, ending), {"inputs": inputs})
     names = [spec.name for spec in model.program.signatures["forward"].inputs]
     model.check(dict(zip(names, inputs, strict=True)), EXACT)
 
 
-def test_sums_that_no_int32_holds(compiled, target):
+def test_sums_that_no_int32_holds(compiled):
     """What is too large for an integer must not turn negative where codes are packed."""
     module = Ending("linear", 64, torch.uint8, "whole")
     module.factor.mul_(1e9)
     x = torch.randint(0, 256, (13, 12), generator=torch.Generator().manual_seed(0))
     inputs = {"x": x.to(torch.uint8)}
-    compiled(module, inputs, target).check(inputs, EXACT)
+    compiled(module, inputs).check(inputs, EXACT)
