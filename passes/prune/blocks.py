@@ -18,7 +18,8 @@ from effc.passes.prune.learned_depth import learned_scores
 from effc.passes.prune.residuals import Block, blocks_of
 
 LEARNED = "learned"
-LEVELS, IMPORTANCES = ("block", "branch"), ("cosine", "output-divergence", LEARNED, "random")
+LEVELS = ("block", "branch")
+IMPORTANCES = ("cosine", "output-divergence", LEARNED, "last", "random")
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class PruneBlocks(Pass):
         level: `block`, all branches one module adds up, or `branch`, each for itself.
         importance: `cosine`, one minus the mean cosine of what a block reads and computes
             (ShortGPT, Men et al., 2024, arXiv 2403.03853); `output-divergence`, measured with the
-            block gone; `learned`, masks trained for the loss after recovery (TinyFusion);
-            `random`.
+            block gone; `learned`, masks trained for the loss after recovery (TinyFusion); `last`,
+            the last ones, as after `recover{depths=...}`; `random`.
         steps: Of training `learned` masks.
     """
 
@@ -78,6 +79,8 @@ class PruneBlocks(Pass):
     def _scores(
         self, program: Program, ctx: PassContext, blocks: list[Block], count: int
     ) -> list[float]:
+        if self.importance == "last":
+            return [float(-at) for at in range(len(blocks))]
         if self.importance == "random":
             return [float(ctx.rng(block.name).random()) for block in blocks]
         if ctx.calibration is None:

@@ -14,6 +14,7 @@ from effc.passes.recover.batches import Batches
 from effc.passes.recover.changes import Sizes
 from effc.passes.recover.checkpoint import State
 from effc.passes.recover.losses import Loss, OutputLoss
+from effc.passes.recover.nested import Nested
 from effc.passes.recover.points import points_of
 from effc.passes.recover.teacher import Teacher
 from effc.passes.recover.trainables import Selection, Trainable, fold
@@ -54,6 +55,8 @@ class Recover(Pass):
         patience: Stop after this many of 20 judgements without a better loss; 0 for never.
         answers: Keep this many likelihoods per answer of the original on disk instead of running it
             in every step; 0 runs it.
+        depths: Models of so many first blocks learn the same with the same weights (SoFT), so that
+            `prune-blocks{importance=last}` may cut to them; the losses are added up.
     """
 
     name: ClassVar[str] = RULE
@@ -70,6 +73,7 @@ class Recover(Pass):
     share: float = 0.1
     patience: int = 6
     answers: int = 0
+    depths: tuple[int, ...] = ()
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Train the method `forward`."""
@@ -131,7 +135,10 @@ class Recover(Pass):
             self.minutes, self.steps, self.rate, self.hidden, self.intervention, self.patience
         )
         workers = Workers.joined()
-        return Training(program.forward, found, teacher, batches, budget, ctx, shelf, workers)
+        nested = Nested(program, self.depths)
+        return Training(
+            program.forward, found, teacher, batches, budget, ctx, shelf, workers, nested
+        )
 
     def _shelf(
         self, program: Program, original: Program, ctx: PassContext, data: CalibrationData

@@ -15,6 +15,7 @@ from effc.passes.bits.metrics.running import Values
 from effc.passes.calibrate.store import Shelf
 from effc.passes.recover.batches import Batch, Batches
 from effc.passes.recover.checkpoint import Checkpoint, State
+from effc.passes.recover.nested import Nested
 from effc.passes.recover.points import Guide
 from effc.passes.recover.teacher import Teacher
 from effc.passes.recover.trainables import Trainable
@@ -85,6 +86,7 @@ class Training:
         ctx: Seed and progress.
         shelf: Where the state is kept.
         workers: Who trains together.
+        nested: Sub-models that learn the same.
     """
 
     module: fx.GraphModule
@@ -95,6 +97,7 @@ class Training:
     ctx: PassContext
     shelf: Shelf | None
     workers: Workers
+    nested: Nested
 
     def __post_init__(self) -> None:
         """Collect what is trained."""
@@ -183,17 +186,21 @@ class Training:
 
     def _objective(self, batch: Batch, progress: float, forced: int) -> Tensor:
         answers, taught = self.teacher.answers(batch)
-        inputs = batch[: self.teacher.inputs]
-        outputs, error = self.guide.run(inputs, self._values(), taught, forced)
+        inputs, known = batch[: self.teacher.inputs], self._values()
+        outputs, error = self.guide.run(inputs, known, taught, forced)
         loss = self.teacher.compare(batch, answers, outputs) + self.budget.inside * error
+        for outputs in self.nested.outputs(inputs, known):
+            loss = loss + self.teacher.compare(batch, answers, outputs)
         penalties = [t.change.penalty(progress) for t in self.trainables]
         found = [one for one in penalties if one is not None]
         return loss + PENALTY * torch.stack(found).mean() if found else loss
 
     def _loss(self, batch: Batch, known: Values, forced: int) -> float:
         answers, taught = self.teacher.answers(batch)
-        outputs, _ = self.guide.run(batch[: self.teacher.inputs], known, taught, forced)
-        return self.teacher.compare(batch, answers, outputs).item()
+        inputs = batch[: self.teacher.inputs]
+        found = [self.guide.run(inputs, known, taught, forced)[0]]
+        found += self.nested.outputs(inputs, known)
+        return sum(self.teacher.compare(batch, answers, outputs).item() for outputs in found)
 
     def _values(self) -> Values:
         return {node: value for one in self.trainables for node, value in one.values().items()}

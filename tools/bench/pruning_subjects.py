@@ -118,7 +118,8 @@ def classifier(name: str) -> Subject:
         return accuracy((model.run(inputs), labels) for inputs, labels in digits.evaluation())
 
     train, _ = images.load()
-    unseen = [{"x": train.x[len(train.x) - UNSEEN :]}]
+    last, size = len(train.x), digits.BATCH
+    unseen = [{"x": train.x[at : at + size]} for at in range(last - UNSEEN, last, size)]
     return Subject(name, program, ctx, judge, unseen, "macs", "accuracy")
 
 

@@ -73,7 +73,7 @@ def test_blocks_are_modules_and_branches_are_layers(program: Program) -> None:
 
 
 @pytest.mark.parametrize("level", ["block", "branch"])
-@pytest.mark.parametrize("importance", ["cosine", "output-divergence", "learned", "random"])
+@pytest.mark.parametrize("importance", ["cosine", "output-divergence", "learned", "last", "random"])
 def test_equals_the_whole_with_branches_masked(
     program: Program, level: str, importance: str
 ) -> None:
@@ -106,7 +106,7 @@ def test_excluded_blocks_stay(program: Program) -> None:
     [({"ratio": 1.0}, "ratio=1 is not between 0 and 1"),
      ({"importance": "learned", "steps": 0}, "steps=0 trains nothing"),
      ({"level": "head"}, "'head' is none of block, branch"),
-     ({"importance": "l2"}, "'l2' is none of cosine, output-divergence, learned, random")],
+     ({"importance": "l2"}, "'l2' is none of cosine, output-divergence, learned, last, random")],
 )  # fmt: skip
 def test_wrong_options(program: Program, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
@@ -150,3 +150,7 @@ def test_learning_on_what_is_no_number(program: Program) -> None:
     context = PassContext(calibration=data)
     with pytest.raises(DataError):
         PruneBlocks(importance="learned", steps=5).run(program.clone(), context)
+
+
+def test_the_last_go(program: Program) -> None:
+    assert gone(pruned(program, importance="last", ratio=0.5)[1]) == ["layers.2", "layers.3"]
