@@ -24,6 +24,7 @@ from effc.passes.bits.layers import Wanted, layer_names, select
 from effc.passes.bits.metrics.automatic import predicted
 from effc.passes.bits.metrics.parts import Part, parts_of
 from effc.passes.bits.metrics.study import Study
+from effc.passes.bits.refining import Measurement, refined_plan
 from effc.passes.bits.writing import Writing
 from effc.passes.calibrate.synthetic import Synthetic, synthesised
 from effc.passes.plan.bisection import limits_along
@@ -42,7 +43,7 @@ class AllocateBits(Pass):
     costs, and a solver picks one per weight within the context's limits and `average_bits`. What is
     chosen is written by `quantize` and `quantize-weights` under per-layer rules. If no choice keeps
     a limit, the nearest one is made, and the notes name the limit and the value. Without
-    calibration data, data made from the model stand in for it, and the notes say so; activations
+    calibration data, data made from the model take its place, and the notes say so; activations
     then get their scales at run time.
 
     Attributes:
@@ -77,6 +78,7 @@ class AllocateBits(Pass):
     bit_operations: float | None = None
     rounding: str = "nearest"
     simulate: bool = False
+    refine: int = 0
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Offer, choose, write."""
@@ -95,12 +97,15 @@ class AllocateBits(Pass):
         )
         problem = self._problem(members, offers, rest, ctx)
         answer = solve(problem, self.solver, ctx.rng(RULE))
+        if isinstance(answer, Plan) and self.refine and study.ctx.calibration is not None:
+            measured = Measurement(study, {one.part: one.by_name() for one in offers}, members)
+            found = refined_plan(problem, answer, measured, self.refine)
+            answer, notes["refined"] = found.plan, found.to_json()
+            del measured
+        del study  # with its sample: writing takes memory of its own
         plan = answer.plan if isinstance(answer, Infeasible) else answer
         formats = {own.name: plan.choices[name] for name, units in members.items() for own in units}
-        chosen = {
-            offer.part: next(f for f in offer.losses if str(f) == formats[offer.part.name])
-            for offer in offers
-        }
+        chosen = {offer.part: offer.by_name()[formats[offer.part.name]] for offer in offers}
         layers = described(problem, plan, members)
         if isinstance(answer, Infeasible):
             notes["infeasible"] = rest.explained(answer)
@@ -149,7 +154,7 @@ class AllocateBits(Pass):
         except DataError:  # such as the logarithm of a negative number
             usable = False
         if usable:
-            return study, {"data": f"there is no calibration data: {how} stand in for it"}
+            return study, {"data": f"there is no calibration data; in its place: {how}"}
         return Study(program, parts, ctx), {}
 
     def form(self, text: str) -> Form:

@@ -46,6 +46,10 @@ class Offer:
     losses: Mapping[Form, float]
     metric: str
 
+    def by_name(self) -> dict[str, Form]:
+        """The formats by the names of the unit's options."""
+        return {str(form): form for form in self.losses}
+
     def work(self, program: Program, ctx: PassContext) -> "Work":
         """What the layers of the part do in the program as it is."""
         sizes = {**typical_sizes(program), **ctx.sizes}

@@ -148,11 +148,14 @@ class Form:
             return weight
         if self.is_channel:
             packed = pack(weight, "minmax" if self == INT8 else "mse", self.bits)
-            return packed.codes.to(torch.float32) * packed.scale
+            return packed.codes.to(torch.float32).mul_(packed.scale)
         rows = Rows(weight.detach().reshape(weight.shape[0], -1), self.stored())
         way = ternary if self.scheme == TERNARY else nearest
-        blocks = [way(replace(rows, weight=one)).restored() for one in rows.blocks(BLOCK_ELEMENTS)]
-        return torch.cat(blocks).reshape(weight.shape)
+        found, first = torch.empty_like(rows.weight), 0
+        for block in rows.blocks(BLOCK_ELEMENTS):
+            found[first : first + len(block)] = way(replace(rows, weight=block)).restored()
+            first += len(block)
+        return found.reshape(weight.shape)
 
     def nbytes(self, shape: torch.Size) -> int:
         """Bytes on disk of a weight's codes, scales and zero points."""

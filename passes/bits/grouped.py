@@ -16,7 +16,7 @@ from effc.passes.bits.rounding.walk import Inputs
 from effc.passes.bits.weights import WeightObserver
 from effc.passes.calibrate.decibel import sqnr_db
 
-BLOCK_ELEMENTS = 1 << 20
+BLOCK_ELEMENTS = 1 << 18
 FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 SCALE = torch.bfloat16
 WHOLE = -1
@@ -210,10 +210,10 @@ def nearest(job: Rows) -> Grouped:
         found = codes_of(values, scale, zero, form.bits)
         scales.append(scale.squeeze(-1))
         zeros.append(zero.squeeze(-1))
-        codes.append(found.flatten(1)[:, :features])
+        codes.append(pack_codes(found.flatten(1)[:, :features], form.bits))
     zero_point = None if form.symmetric else pack_codes(torch.cat(zeros), form.bits)
-    packed = pack_codes(torch.cat(codes), form.bits)
-    return Grouped(packed, torch.cat(scales).to(SCALE), zero_point, form.bits, group, features)
+    packed, scale = torch.cat(codes), torch.cat(scales).to(SCALE)
+    return Grouped(packed, scale, zero_point, form.bits, group, features)
 
 
 def in_groups(rows: Tensor, group: int) -> tuple[Tensor, Tensor]:

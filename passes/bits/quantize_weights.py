@@ -19,7 +19,7 @@ from effc.passes.bits.rounding.gptq import DAMPING
 from effc.passes.bits.rounding.methods import METHODS, NEEDS_DATA, Method, rounded_by
 from effc.passes.bits.rounding.walk import Inputs, Walk
 from effc.passes.bits.weight_writer import Activations, Packed, Writer, Written, bias_of
-from effc.passes.bits.weights import WeightObserver, tensor_key
+from effc.passes.bits.weights import WeightObserver, is_finite, tensor_key
 
 RULE = "quantize-weights"
 ROUNDINGS = METHODS
@@ -111,7 +111,7 @@ class QuantizeWeights(Pass):
         Raises:
             ModelError: If it holds NaN or infinite values.
         """
-        if not bool(torch.isfinite(weight).all()):
+        if not is_finite(weight):
             where = f"weight {layer.weight.target} of {layer.name}"
             raise ModelError(f"{where} holds NaN or infinite values; it cannot be quantized")
         search = Search(self.act_order, self.damping, self.compensation)

@@ -29,6 +29,11 @@ def tensor_key(tensor: torch.Tensor) -> TensorKey:
     return place, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride()
 
 
+def is_finite(weight: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite, without another tensor of the weight's size."""
+    return all(bool(torch.isfinite(end)) for end in torch.aminmax(weight))
+
+
 @dataclass(frozen=True, eq=False)
 class WeightCodes:
     """A weight in int8.
@@ -62,13 +67,20 @@ def pack(
     """
     largest = (1 << (bits - 1)) - 1
     rows = weight.detach().reshape(weight.shape[0], -1)
-    scale = _scale(rows.abs().amax(1, keepdim=True), largest)
-    if observer == "mse":
-        scale = _least_error(rows, scale, largest)
+    codes = torch.empty(rows.shape, dtype=torch.int8)
+    scale = torch.empty(len(rows), 1)
+    signal = noise = 0.0
+    step = max(1, BLOCK_ELEMENTS // max(rows.shape[1], 1))
+    for first in range(0, len(rows), step):  # a table at once would take its memory several times
+        block, own = rows[first : first + step], slice(first, first + step)
+        scale[own] = _scale(block.abs().amax(1, keepdim=True), largest)
+        if observer == "mse":
+            scale[own] = _least_error(block, scale[own], largest)
+        codes[own] = quantize(block, scale[own], None, -largest, largest, torch.int8)
+        signal += _energy(block)
+        noise += _energy(block - dequantize(codes[own], scale[own], None))
     shaped = scale.reshape(-1, *[1] * (weight.dim() - 1))
-    codes = quantize(weight.detach(), shaped, None, -largest, largest, torch.int8)
-    restored = dequantize(codes, shaped, None)
-    return WeightCodes(codes, shaped, sqnr_db(_energy(weight), _energy(weight - restored)))
+    return WeightCodes(codes.reshape(weight.shape), shaped, sqnr_db(signal, noise))
 
 
 @dataclass
@@ -96,7 +108,7 @@ class WeightPacker:
         tensor = attribute(module, str(weight.target))
         key = tensor_key(tensor), bits
         if key not in self._packed:
-            if not bool(torch.isfinite(tensor).all()):
+            if not is_finite(tensor):
                 where = f"weight {weight.target} of {layer}"
                 raise ModelError(f"{where} holds NaN or infinite values; it cannot be quantized")
             self._packed[key] = pack(tensor, self._observer(bits), bits)
@@ -137,16 +149,11 @@ def _scale(magnitude: torch.Tensor, largest: int) -> torch.Tensor:
 
 
 def _least_error(rows: torch.Tensor, scale: torch.Tensor, largest: int) -> torch.Tensor:
-    """The multiple of each row's scale of least squared error; [out, 1]."""
-    best, factors = scale.clone(), FACTORS if largest == LARGEST else NARROW_FACTORS
-    step = max(1, BLOCK_ELEMENTS // rows.shape[1])
-    for first in range(0, len(rows), step):
-        block, whole = rows[first : first + step].numpy(), scale[first : first + step].numpy()
-        tried = [whole * np.float32(factor) for factor in factors]
-        chosen = np.argmin([_squared_error(block, one, largest) for one in tried], axis=0)
-        picked = np.take_along_axis(np.stack(tried), chosen[None, :, None], axis=0)[0]
-        best[first : first + step] = torch.from_numpy(picked)
-    return best
+    """The multiple of each row's scale of least squared error; [rows, 1]."""
+    factors = FACTORS if largest == LARGEST else NARROW_FACTORS
+    tried = [scale.numpy() * np.float32(factor) for factor in factors]
+    chosen = np.argmin([_squared_error(rows.numpy(), one, largest) for one in tried], axis=0)
+    return torch.from_numpy(np.take_along_axis(np.stack(tried), chosen[None, :, None], axis=0)[0])
 
 
 def _squared_error(rows: np.ndarray, scale: np.ndarray, largest: int) -> np.ndarray:

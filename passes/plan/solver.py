@@ -1,12 +1,11 @@
 """One interface for all solvers, and what to say where no plan keeps the limits."""
 
 import dataclasses
-import importlib
 from typing import Protocol
 
 import numpy as np
 
-from effc.ir.errors import UsageError
+from effc.passes.named import made
 from effc.passes.plan.model import Infeasible, Limit, Plan, Problem
 from effc.passes.plan.table import Indices, Table, planned
 
@@ -51,11 +50,8 @@ def solver_of(name: str) -> Solver:
     Raises:
         UsageError: If there is none of that name.
     """
-    if name not in SOLVERS:
-        raise UsageError(f"unknown solver {name!r}; there are: {', '.join(SOLVERS)}")
-    module, _, kind = SOLVERS[name].partition(":")
-    made: Solver = getattr(importlib.import_module(module), kind)()
-    return made
+    found: Solver = made("solver", SOLVERS, name)
+    return found
 
 
 def solve(

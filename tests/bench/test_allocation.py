@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench import allocation, bit_budgets, bit_front, bits
@@ -34,7 +35,7 @@ def test_table_is_in_order_of_the_mean_logarithm(rows):
     text = render([allocation.page_table(rows, "vit")], 110)
     order = [line.split()[:2] for line in text.splitlines() if "%" in line]
     assert order == [
-        ["output-divergence", "ilp"], ["none", "uniform"], ["none", "first-last"],
+        [allocation.COMPARED, "ilp"], ["none", "uniform"], ["none", "first-last"],
         ["none", "random"], ["sqnr", "ilp"],
     ]  # fmt: skip
     assert "0.1, 99.0%" in text
@@ -44,9 +45,9 @@ def test_table_is_in_order_of_the_mean_logarithm(rows):
 def test_verdicts(rows):
     said = list(allocation.lines_of(rows))
     assert said == [
-        "vit, 2.5 bits: output-divergence with ilp (0.1) beats the best heuristic, uniform (0.3)",
-        "vit, 3 bits: output-divergence with ilp (0.1) beats the best heuristic, uniform (0.3)",
-        "vit, 4 bits: output-divergence with ilp (1) loses to the best heuristic, uniform (0.3)",
+        "vit, 2.5 bits: augmented-hessian with ilp (0.1) beats the best heuristic, uniform (0.3)",
+        "vit, 3 bits: augmented-hessian with ilp (0.1) beats the best heuristic, uniform (0.3)",
+        "vit, 4 bits: augmented-hessian with ilp (1) loses to the best heuristic, uniform (0.3)",
     ]
 
 
@@ -80,19 +81,26 @@ def test_every_section_can_be_imported():
 
 
 def test_front():
+    def scored(way, label, nbytes, loss, spread=0.0):
+        losses = loss + spread * np.array([1.0, -1.0, 1.0, -1.0])
+        return bit_front.Scored(way, label, nbytes, 0.02, losses)
+
+    uniform = scored(bit_front.UNIFORM, "3 bits", 3000, 1.2)
+    nncf = scored(bit_front.NNCF, "ratio 0.5", 4000, 1.0)
+    small = scored(bit_front.MIXED, "", 2900, 1.1, 0.05)
+    large = scored(bit_front.MIXED, "", 3990, 1.05)
     found = [
-        bit_front._facts(bit_front.UNIFORM, "3 bits", 3000, 3.5),
-        bit_front._facts(bit_front.NNCF, "ratio 0.5", 4000, 3.0),
-        bit_front._facts(bit_front.MIXED, "", 2900, 3.2) | {"limit": 3000},
-        bit_front._facts(bit_front.MIXED, "", 3990, 3.1) | {"limit": 4000},
-    ]
+        uniform.row(3000), nncf.row(4000),
+        small.row(3000) | {"less_than": {bit_front.UNIFORM: small.less_than(uniform)}},
+        large.row(4000) | {"less_than": {bit_front.NNCF: large.less_than(nncf)}},
+    ]  # fmt: skip
     assert list(bit_front.lines_of(found)) == [
-        "3.0 KB: the plan (3.2000) beats uniform, 3 bits (3.5000)",
-        "4.0 KB: the plan (3.1000) loses to NNCF, ratio 0.5 (3.0000)",
+        "3.0 KB: the plan (3.0042) beats uniform, 3 bits (3.3201), by 0.1000 ± 0.0250",
+        "4.0 KB: the plan (2.8577) loses to NNCF, ratio 0.5 (2.7183), by 0.0500 ± 0.0000",
     ]
     text = render(bit_front.tables_of(found), 100)
-    assert "3.5000 (3 bits)" in text
-    assert "3.0000 (ratio 0.5)" in text
+    assert "3.3201, 0.02 (3 bits)" in text
+    assert "2.7183, 0.02 (ratio 0.5)" in text
 
 
 def test_budgets():

@@ -7,7 +7,7 @@ out data, with the chosen weights rounded (weights only, groups of 32). Uniform,
 random choices, which look at no sensitivity, stand beside them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -21,12 +21,13 @@ from effc.ir.data import open_data
 from effc.ir.errors import BudgetError
 from effc.ir.trace import open_model
 from effc.passes.base import PassContext
+from effc.passes.bits.allocate_bits import AllocateBits
 from effc.passes.bits.allocation import Offer, average
 from effc.passes.bits.forms import Form
 from effc.passes.bits.layers import Wanted, select
 from effc.passes.bits.metrics.parts import Part, parts_of
 from effc.passes.bits.metrics.registry import METRICS, sensitivities
-from effc.passes.bits.metrics.running import with_forms
+from effc.passes.bits.metrics.running import restored, with_forms, with_weights
 from effc.passes.bits.metrics.study import Study
 from effc.passes.plan.model import Infeasible, Problem
 from effc.passes.plan.solver import solve
@@ -41,7 +42,7 @@ MODELS = (*DIGITS, LANGUAGE)
 IMAGES = "x:float32[batch=1..64,1,16,16]"
 TOKENS = "input_ids:int64[batch=1..8,length=2..512]"
 ROWS, LENGTH = 4, 128  # of a batch of text: sensitivities need little of it
-TEST_BATCHES = 2
+SAMPLE_BATCHES, TEST_BATCHES = 8, 2
 BUDGETS = (2.5, 3.0, 4.0)
 GROUP = 32
 FORMS = tuple(Form.parse(str(bits), GROUP) for bits in (8, 6, 5, 4, 3, 2))
@@ -52,10 +53,11 @@ LEFT_OUT = {  # needs labels; needs a second derivative per layer and step
     LANGUAGE: ("task-drop", "hessian-eigenvalue"),
 }
 SOLVER, OTHERS = "ilp", ("greedy", "pareto", *HEURISTICS)
-COMPARED = "output-divergence"
+COMPARED = AllocateBits().metric
 LEAST = 1e-12
 Row = dict[str, Any]
 Way = tuple[str | None, str]
+Run = Callable[[tuple[torch.Tensor, ...]], list[torch.Tensor]]
 
 
 @dataclass
@@ -73,10 +75,10 @@ class Subject:
     test: list[tuple[tuple[torch.Tensor, ...], np.ndarray, list[torch.Tensor]]]
 
     @classmethod
-    def of(cls, name: str) -> "Subject":
-        """Open a model and its data."""
+    def of(cls, name: str, test_batches: int | None = TEST_BATCHES) -> "Subject":
+        """Open a model and its data; of text so many batches to judge by, or all."""
         is_text = name == LANGUAGE
-        source, batches = (LANGUAGE, TEST_BATCHES) if is_text else ("digits", None)
+        source, batches = (LANGUAGE, SAMPLE_BATCHES) if is_text else ("digits", None)
         opened = open_model(f"zoo.{source}:{name}", inputs=[TOKENS if is_text else IMAGES])
         program = cleaned(opened, no_progress).program
         signature, symbols = program.signature, program.symbols
@@ -86,7 +88,8 @@ class Subject:
         study = Study(program, parts_of(program, layers), ctx)
         test = []
         for inputs, labels in islice(
-            open_data(f"zoo.{source}:evaluation", signature, symbols), batches
+            open_data(f"zoo.{source}:evaluation", signature, symbols),
+            test_batches if is_text else None,
         ):
             tensors = tuple(torch.from_numpy(inputs[spec.name]) for spec in signature.inputs)
             test.append((tensors, np.asarray(labels), with_forms(program.forward, {}, tensors)))
@@ -94,17 +97,27 @@ class Subject:
 
     def judged(self, forms: dict[Part, Form]) -> tuple[float, float]:
         """Divergence, and accuracy or perplexity, on held out data."""
-        divergences, found_of = [], []
+        divergence, found = self.scored(forms)
+        mean = float(found.mean())
+        return divergence, float(np.exp(mean)) if self.name == LANGUAGE else mean
+
+    def scored(self, forms: dict[Part, Form]) -> tuple[float, np.ndarray]:
+        """Divergence, and of every label whether it was found, or its negative log likelihood."""
+        module, weights = self.study.program.forward, restored(forms)
+        return self.scored_by(lambda inputs: with_weights(module, forms, weights, inputs))
+
+    def scored_by(self, run: Run) -> tuple[float, np.ndarray]:
+        """The same of anything that makes outputs of inputs."""
+        divergences, scores = [], []
         for inputs, labels, expected in self.test:
-            found = with_forms(self.study.program.forward, forms, inputs)
+            found = run(inputs)
             divergences.append(float(self.study.divergence(expected, found)) * len(labels))
             if self.name == LANGUAGE:
-                found_of.append(negative_log_likelihood(found[0].numpy(), labels))
+                scores.append(negative_log_likelihood(found[0].numpy(), labels))
             else:
-                found_of.append(found[0].argmax(-1).numpy() == labels)
+                scores.append(found[0].argmax(-1).numpy() == labels)
         count = sum(len(labels) for _, labels, _ in self.test)
-        mean = float(np.concatenate(found_of).mean())
-        return sum(divergences) / count, float(np.exp(mean)) if self.name == LANGUAGE else mean
+        return sum(divergences) / count, np.concatenate(scores)
 
 
 def _cut(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

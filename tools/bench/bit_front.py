@@ -6,6 +6,7 @@ weights to 4 and 8 bits by a sensitivity metric stands beside plans of the same 
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,80 +16,136 @@ from rich.table import Table
 
 from bench.allocation import GROUP, LANGUAGE, SOLVER, Subject
 from effc.ir.errors import BudgetError
+from effc.passes.bits.allocate_bits import AllocateBits
 from effc.passes.bits.allocation import Offer
 from effc.passes.bits.forms import FLOAT, Form
-from effc.passes.bits.metrics.parts import Part
 from effc.passes.bits.metrics.registry import sensitivities
+from effc.passes.bits.refining import Measurement, refined_plan
 from effc.passes.plan.model import Infeasible, Limit, Problem
 from effc.passes.plan.solver import solve
 from effc.tables import table
 from effc.units import size_text
-from zoo.language_model import language_model, negative_log_likelihood
+from zoo.language_model import language_model
 
 SECTION, TITLE = "front", "mixed and uniform"
-METRIC = "augmented-hessian"
+METRIC, ROUNDS = AllocateBits().metric, 2
 FORMS = tuple(Form.parse(f"w{bits}a32g{GROUP}") for bits in (8, 6, 5, 4, 3, 2))
 BETWEEN = (0.25, 0.5, 0.75)  # of the way from one uniform size to the next, from 3 to 4 bits
 RATIOS = (1.0, 0.8, 0.5)
+VERDICTS = {1: "beats", 0: "equals", -1: "loses to"}
 UNIFORM, MIXED, NNCF = "uniform", "mixed", "NNCF"
 Row = dict[str, Any]
 ABOUT = (
     f"All weights of the zoo's language model in groups of {GROUP}, rounded to nearest, "
     "activations in float; bytes of codes and scales, perplexity on held out text, in PyTorch. A "
-    f"plan chooses of 2, 3, 4, 5, 6 and 8 bits by {METRIC}; NNCF chooses of 4 and 8 bits, on the "
-    "same data, by its own sensitivity (max_activation_variance; all in 4 bits at ratio 1)."
+    f"plan chooses of 2, 3, 4, 5, 6 and 8 bits by {METRIC}, then by {ROUNDS} rounds of measured "
+    "exchanges on training text; NNCF chooses of 4 and 8 bits, on the same data, by its own "
+    "sensitivity (max_activation_variance; all in 4 bits at ratio 1). Cells hold perplexity and "
+    "divergence in nats; differences are in nats a byte, with their standard error."
 )
 
 
+@dataclass(frozen=True)
+class Scored:
+    """One way at one size, judged.
+
+    Attributes:
+        way: Which.
+        label: Of its setting.
+        nbytes: Of codes and scales.
+        divergence: From the outputs in float, in nats.
+        losses: Negative log likelihood of every byte: float64 [bytes].
+    """
+
+    way: str
+    label: str
+    nbytes: int
+    divergence: float
+    losses: np.ndarray
+
+    def row(self, limit: int) -> Row:
+        """What is kept of it."""
+        return {
+            "section": SECTION, "model": LANGUAGE, "what": "perplexity", "unit": "1",
+            "value": float(np.exp(self.losses.mean())), "better": "lower", "way": self.way,
+            "label": self.label, "nbytes": self.nbytes, "limit": limit,
+            "divergence": self.divergence, "peer": NNCF if self.way == NNCF else None,
+        }  # fmt: skip
+
+    def less_than(self, other: "Scored") -> dict[str, float]:
+        """By how much it loses less on a byte, and the standard error of that, in nats."""
+        gains = other.losses - self.losses
+        return {"gain": float(gains.mean()), "error": float(gains.std() / len(gains) ** 0.5)}
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans the language model's formats.
+
+    Attributes:
+        subject: The model and what judges it.
+        offers: A part with its formats and losses each.
+    """
+
+    subject: Subject
+    offers: list[Offer]
+
+    @classmethod
+    def of(cls, subject: Subject) -> "Planner":
+        """Measure sensitivities."""
+        losses = sensitivities(subject.study, METRIC, FORMS)
+        return cls(
+            subject,
+            [
+                Offer(part, dict(zip(FORMS, losses[part.name], strict=True)), METRIC)
+                for part in subject.study.parts
+            ],
+        )
+
+    def mixed(self, nbytes: int) -> Scored:
+        """A plan of at most so many bytes."""
+        study = self.subject.study
+        units = tuple(offer.unit(offer.work(study.program, study.ctx)) for offer in self.offers)
+        problem = Problem(units, (Limit("nbytes", nbytes),))
+        answer = solve(problem, SOLVER)
+        if isinstance(answer, Infeasible):
+            raise BudgetError(str(answer))
+        known = {offer.part: offer.by_name() for offer in self.offers}
+        measured = Measurement(study, known, {unit.name: [unit] for unit in units})
+        plan = refined_plan(problem, answer, measured, ROUNDS).plan
+        forms = {part: names[plan.choices[part.name]] for part, names in known.items()}
+        return Scored(MIXED, "", int(plan.totals["nbytes"]), *self.subject.scored(forms))
+
+
 def rows_of(progress: Progress, wanted: Sequence[str]) -> Iterator[Row]:
-    """Measure all ways."""
-    subject = Subject.of(LANGUAGE)
+    """Measure all ways, then a plan of every size there is."""
+    subject = Subject.of(LANGUAGE, test_batches=None)
     parts = subject.study.parts
-    losses = sensitivities(subject.study, METRIC, FORMS)
-    offers = [
-        Offer(part, dict(zip(FORMS, losses[part.name], strict=True)), METRIC) for part in parts
-    ]
-    program, ctx = subject.study.program, subject.study.ctx
-    problem = Problem(tuple(offer.unit(offer.work(program, ctx)) for offer in offers))
     sizes = {form: sum(form.nbytes(part.weight.shape) for part in parts) for form in FORMS}
-    peers = list(_nncf(subject))
-    task = progress.add_task(TITLE, total=2 * len(FORMS) + len(BETWEEN) + len(peers))
-    for form in FORMS[1:]:
-        yield _row(subject, UNIFORM, f"{form.bits} bits", sizes[form], dict.fromkeys(parts, form))
-        progress.advance(task)
     four, three = (next(f for f in FORMS if f.bits == bits) for bits in (4, 3))
     middle = [int(sizes[three] + share * (sizes[four] - sizes[three])) for share in BETWEEN]
-    for nbytes in sorted({*list(sizes.values())[1:], *middle, *(row["nbytes"] for row in peers)}):
-        yield _mixed(subject, problem, nbytes)
+    task = progress.add_task(TITLE, total=2 * (len(FORMS) - 1 + len(RATIOS)) + len(BETWEEN))
+    others: list[Scored] = []
+    for one in _others(subject, sizes):
+        others.append(one)
+        yield one.row(one.nbytes)
         progress.advance(task)
-    yield from peers
+    planner = Planner.of(subject)
+    for nbytes in sorted({*(one.nbytes for one in others), *middle}):
+        plan = planner.mixed(nbytes)
+        same = [one for one in others if one.nbytes == nbytes]
+        yield plan.row(nbytes) | {"less_than": {one.way: plan.less_than(one) for one in same}}
+        progress.advance(task)
 
 
-def _mixed(subject: Subject, problem: Problem, nbytes: int) -> Row:
-    """A plan of at most so many bytes."""
-    limit = Limit("nbytes", nbytes)
-    answer = solve(Problem(problem.units, (limit,)), SOLVER)
-    if isinstance(answer, Infeasible):
-        raise BudgetError(str(answer))
-    known = {str(form): form for form in FORMS}
-    forms = {part: known[answer.choices[part.name]] for part in subject.study.parts}
-    return _row(subject, MIXED, "", int(answer.totals["nbytes"]), forms) | {"limit": nbytes}
+def _others(subject: Subject, sizes: dict[Form, int]) -> Iterator[Scored]:
+    for form in FORMS[1:]:
+        forms = dict.fromkeys(subject.study.parts, form)
+        yield Scored(UNIFORM, f"{form.bits} bits", sizes[form], *subject.scored(forms))
+    yield from _nncf(subject)
 
 
-def _row(subject: Subject, way: str, label: str, nbytes: int, forms: dict[Part, Form]) -> Row:
-    divergence, perplexity = subject.judged(forms)
-    return _facts(way, label, nbytes, perplexity) | {"divergence": divergence}
-
-
-def _facts(way: str, label: str, nbytes: int, perplexity: float) -> Row:
-    return {
-        "section": SECTION, "model": LANGUAGE, "what": "perplexity", "value": perplexity,
-        "unit": "1", "better": "lower", "way": way, "label": label, "nbytes": nbytes,
-        "limit": nbytes, "peer": NNCF if way == NNCF else None,
-    }  # fmt: skip
-
-
-def _nncf(subject: Subject) -> Iterator[Row]:
+def _nncf(subject: Subject) -> Iterator[Scored]:
     """NNCF's mixed precision of the same model; nothing where it is not installed."""
     try:
         import nncf
@@ -108,12 +165,9 @@ def _nncf(subject: Subject) -> Iterator[Row]:
                 dataset=nncf.Dataset(data),
                 all_layers=True,
             )
-        losses = []
         with torch.inference_mode():
-            for inputs, labels, _ in subject.test:
-                losses.append(negative_log_likelihood(model(*inputs).numpy(), labels))
-        perplexity = float(np.exp(np.concatenate(losses).mean()))
-        yield _facts(NNCF, f"ratio {ratio:g}", _stored_nbytes(model, subject), perplexity)
+            found = subject.scored_by(lambda inputs, model=model: [model(*inputs)])
+        yield Scored(NNCF, f"ratio {ratio:g}", _stored_nbytes(model, subject), *found)
 
 
 def _stored_nbytes(model: torch.nn.Module, subject: Subject) -> int:
@@ -139,7 +193,8 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
 def _cell(row: Row | None) -> str:
     if row is None:
         return ""
-    return f"{row['value']:.4f}" + (f" ({row['label']})" if row["label"] else "")
+    label = f" ({row['label']})" if row["label"] else ""
+    return f"{row['value']:.4f}, {row['divergence']:.2g}{label}"
 
 
 def lines_of(rows: Sequence[Row]) -> Iterator[str]:
@@ -148,8 +203,10 @@ def lines_of(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         if row["way"] != MIXED:
             plan = plans[row["limit"]]
-            verdict = "beats" if plan["value"] < row["value"] else "loses to"
+            found = plan["less_than"][row["way"]]
+            verdict = VERDICTS[int(np.sign(found["gain"]))]
             yield (
                 f"{size_text(row['limit'])}: the plan ({plan['value']:.4f}) {verdict} "
-                f"{row['way']}, {row['label']} ({row['value']:.4f})"
+                f"{row['way']}, {row['label']} ({row['value']:.4f}), by "
+                f"{abs(found['gain']):.4f} ± {found['error']:.4f}"
             )

@@ -8,7 +8,6 @@ import json
 import resource
 import sys
 import time
-from dataclasses import replace
 from typing import Any
 
 from bench.models import SUITE
@@ -37,8 +36,7 @@ def measured() -> dict[str, Any]:
     limit = Limit("nbytes", SHARE * program.weight_nbytes)
     ctx = PassContext(calibration=data, limits=(limit,))
     started, used = time.perf_counter(), _processor_seconds()
-    step = replace(AllocateBits(), simulate=True)
-    report = PassManager((step,)).run(program, ctx)
+    report = PassManager((AllocateBits(),)).run(program, ctx)
     found = report.rows[0].notes["plan"]
     return {
         "model": MODEL,

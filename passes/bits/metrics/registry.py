@@ -1,14 +1,13 @@
 """All metrics by name, and how they are asked: resumable, a part at a time."""
 
-import importlib
 import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from effc.ir.errors import UsageError
 from effc.passes.bits.forms import Form
 from effc.passes.bits.metrics.parts import Part
 from effc.passes.bits.metrics.study import Study
+from effc.passes.named import made
 
 HERE = "effc.passes.bits.metrics"
 METRICS: dict[str, str] = {
@@ -53,11 +52,8 @@ def metric_of(name: str) -> Metric:
     Raises:
         UsageError: If there is none of that name.
     """
-    if name not in METRICS:
-        raise UsageError(f"unknown metric {name!r}; there are: auto, {', '.join(METRICS)}")
-    module, _, kind = METRICS[name].partition(":")
-    made: Metric = getattr(importlib.import_module(module), kind)()
-    return made
+    found: Metric = made("metric", METRICS, name, AUTO)
+    return found
 
 
 def sensitivities(study: Study, name: str, forms: Sequence[Form]) -> Losses:

@@ -65,8 +65,8 @@ def rounded(value: torch.Tensor, layer: Layer, form: Form) -> torch.Tensor:
     if form.is_grouped:
         limits = (list(dims), weights.LARGEST, torch.int8)
         codes, scale = torch.ops.effc.quantize_symmetric(value, *limits)
-        restored: torch.Tensor = torch.ops.effc.dequantize(codes, scale, None)
-        return restored
+        found: torch.Tensor = torch.ops.effc.dequantize(codes, scale, None)
+        return found
     parts = torch.ops.effc.quantize_dynamic(value, list(dims), 0, LARGEST, torch.uint8)
     result: torch.Tensor = torch.ops.effc.dequantize(*parts)
     return result
@@ -83,16 +83,32 @@ def with_forms(
     inputs: Sequence[torch.Tensor],
     before: Values | None = None,
 ) -> list[torch.Tensor]:
+    """Outputs with some parts in other formats, as `with_weights`."""
+    return with_weights(module, forms, restored(forms), inputs, before)
+
+
+def restored(forms: Mapping[Part, Form]) -> dict[Part, torch.Tensor]:
+    """The weights of some parts, rounded to nearest."""
+    return {part: form.restored(part.weight) for part, form in forms.items()}
+
+
+def with_weights(
+    module: fx.GraphModule,
+    forms: Mapping[Part, Form],
+    weights: Mapping[Part, torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    before: Values | None = None,
+) -> list[torch.Tensor]:
     """Outputs with some parts in other formats.
 
     Args:
         module: What to run.
         forms: A format by part; parts not named stay in float.
+        weights: Of these parts, rounded.
         inputs: In the order of the signature.
         before: Values of a run in float on these inputs; what no change reaches is taken from it.
     """
-    changed = {part: form.restored(part.weight) for part, form in forms.items()}
-    known = exchanged_weights(changed)
+    known = exchanged_weights(weights)
     if before is not None:
         known = {**_unreached(module, set(known), forms, before), **known}
     lowered = [

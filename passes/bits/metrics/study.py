@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,14 @@ from effc.passes.base import PassContext
 from effc.passes.bits.forms import Form
 from effc.passes.bits.metrics.divergence import Divergence
 from effc.passes.bits.metrics.parts import Part
-from effc.passes.bits.metrics.running import Exchanged, Values, with_forms
+from effc.passes.bits.metrics.running import Exchanged, Values, restored, with_weights
+from effc.passes.bits.weights import is_finite
 from effc.passes.calibrate.batches import CalibrationData
 from effc.passes.calibrate.statistics import Statistics, statistics_of
 from effc.passes.calibrate.store import Shelf
 
 NO_DATA = "this metric needs calibration data; give it with --calib"
-SAMPLE_NBYTES, LEAST_SAMPLE_NBYTES = 128 << 20, 32 << 20
+SAMPLE_NBYTES, LEAST_SAMPLE_NBYTES, SAMPLE_SHARE = 128 << 20, 32 << 20, 0.25
 SAMPLE_ROWS = 64
 
 
@@ -32,7 +34,7 @@ class Batch:
 
     Attributes:
         inputs: In the order of the signature.
-        values: What the program in float computes at every node.
+        values: What the program in float computes at every node, where it is kept.
         outputs: Its outputs.
     """
 
@@ -63,7 +65,7 @@ class Study:
             ModelError: If a weight holds NaN or infinite values.
         """
         for part in self.parts:
-            if not bool(torch.isfinite(part.weight).all()):
+            if not is_finite(part.weight):
                 raise ModelError(
                     f"the weight of {part.name} holds NaN or infinite values; it has no format"
                 )
@@ -96,21 +98,19 @@ class Study:
     def sample(self) -> list[Batch]:
         """The first batches of the data with all their values.
 
-        At least one, and no more than take the memory of the model or make `SAMPLE_ROWS` rows.
+        At least one, and no more than take `SAMPLE_SHARE` of the memory of the model (with bounds)
+        or make `SAMPLE_ROWS` rows.
 
         Raises:
             DataError: If the program computes NaN or infinite values on them.
         """
         taken: list[Batch] = []
-        free = min(SAMPLE_NBYTES, max(LEAST_SAMPLE_NBYTES, self.program.weight_nbytes))
+        share = int(SAMPLE_SHARE * self.program.weight_nbytes)
+        free = min(SAMPLE_NBYTES, max(LEAST_SAMPLE_NBYTES, share))
         rows = 0
         for number, inputs in enumerate(self.data, start=1):
             batch = self._batch(number, [inputs[s.name] for s in self.program.signature.inputs])
-            nbytes = sum(
-                value.numel() * value.element_size()
-                for value in batch.values.values()
-                if isinstance(value, torch.Tensor)
-            )
+            nbytes = _nbytes(batch)
             if taken and nbytes > free:
                 break
             taken.append(batch)
@@ -119,27 +119,50 @@ class Study:
                 break
         return taken
 
-    def _batch(self, number: int, inputs: list[torch.Tensor]) -> Batch:
-        runner = Exchanged(self.program.forward, {}, keep=True)
+    @cached_property
+    def held_out(self) -> list[Batch]:
+        """As many batches after the sample as it has, without values on the way.
+
+        The sample itself where the data ends with it: then nothing is left to hold out.
+        """
+        taken, names = len(self.sample), [spec.name for spec in self.program.signature.inputs]
+        after = enumerate(islice(self.data, taken, 2 * taken), start=taken + 1)
+        found = [
+            self._batch(number, [inputs[name] for name in names], keep=False)
+            for number, inputs in after
+        ]
+        return found or self.sample
+
+    def _batch(self, number: int, inputs: list[torch.Tensor], *, keep: bool = True) -> Batch:
+        runner = Exchanged(self.program.forward, {}, keep=keep)
         with torch.no_grad():
             outputs = runner.outputs(inputs)
         if any(v.is_floating_point() and not bool(torch.isfinite(v).all()) for v in outputs):
             raise DataError(
                 f"calibration batch {number}: the model computes NaN or infinite values"
             )
-        return Batch(tuple(inputs), dict(runner.env), outputs)
+        values = {node: value for node, value in runner.env.items() if node.op != "get_attr"}
+        return Batch(tuple(inputs), values if keep else {}, outputs)
 
     def outputs_of(self, forms: dict[Part, Form]) -> list[list[torch.Tensor]]:
         """Outputs on the sample with some parts in other formats."""
-        module = self.program.forward
-        return [with_forms(module, forms, batch.inputs, batch.values) for batch in self.sample]
+        module, weights = self.program.forward, restored(forms)
+        return [
+            with_weights(module, forms, weights, batch.inputs, batch.values)
+            for batch in self.sample
+        ]
 
     def damage(self, forms: dict[Part, Form]) -> float:
         """Measured divergence of the outputs on the sample; infinite where they are no numbers."""
-        found = self.outputs_of(forms)
+        return self.divergence_on(self.sample, self.outputs_of(forms))
+
+    def divergence_on(
+        self, batches: Sequence[Batch], found: Sequence[Sequence[torch.Tensor]]
+    ) -> float:
+        """Mean divergence of outputs on some batches; infinite where they are no numbers."""
         measured = [
             float(self.divergence(batch.outputs, outputs))
-            for batch, outputs in zip(self.sample, found, strict=True)
+            for batch, outputs in zip(batches, found, strict=True)
         ]
         mean = float(np.mean(measured))
         return max(mean, 0.0) if np.isfinite(mean) else float("inf")
@@ -185,6 +208,13 @@ class Study:
     def _place(self, name: str) -> str:
         text = f"{name} of {' '.join(part.name for part in self.parts)}"
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _nbytes(batch: Batch) -> int:
+    """Memory of the values of a batch; views take none."""
+    values = [value for value in batch.values.values() if isinstance(value, torch.Tensor)]
+    held = {value.untyped_storage().data_ptr(): value.untyped_storage() for value in values}
+    return sum(storage.nbytes() for storage in held.values())
 
 
 def _rows(batch: Batch) -> int:

@@ -1,8 +1,6 @@
 """All importances by name."""
 
-import importlib
-
-from effc.ir.errors import UsageError
+from effc.passes.named import made
 from effc.passes.prune.importance.scoring import Importance
 
 HERE = "effc.passes.prune.importance"
@@ -26,8 +24,5 @@ def importance_of(name: str) -> Importance:
     Raises:
         UsageError: If there is none of that name.
     """
-    if name not in IMPORTANCES:
-        raise UsageError(f"unknown importance {name!r}; there are: {', '.join(IMPORTANCES)}")
-    module, _, kind = IMPORTANCES[name].partition(":")
-    made: Importance = getattr(importlib.import_module(module), kind)()
-    return made
+    found: Importance = made("importance", IMPORTANCES, name)
+    return found

@@ -283,10 +283,12 @@ def test_a_table_tied_to_the_head_takes_a_scale_per_row(allocated, words):
 
 def test_without_data_the_model_makes_some_and_it_is_said(allocated, images, data):
     row, _ = allocated(calibration=None, bits=("8",))
-    assert row.notes["data"] == "there is no calibration data: normal noise stand in for it"
+    assert row.notes["data"] == "there is no calibration data; in its place: normal noise"
     made = [{"x": torch.full((2, 3, 16, 16), 2.0)}]
     row, _ = allocated(calibration=None, substitute=lambda: made, metric="output-divergence")
-    assert row.notes["data"].startswith("there is no calibration data: data made for it")
+    assert row.notes["data"].startswith(
+        "there is no calibration data; in its place: data made for it"
+    )
     broken = [{"x": torch.full((2, 3, 16, 16), float("nan"))}]
     row, _ = allocated(calibration=None, substitute=lambda: broken, bits=("8",))
     assert row.notes["metric"].startswith("there is no data the model can run on: errors of")
@@ -341,3 +343,32 @@ def test_what_is_chosen_is_rounded_as_asked(allocated, feed, texts):
     errors = [float((outputs[0] - found).square().sum()) for found in outputs[1:]]
     assert errors[0] != errors[1]
     assert errors[1] < 1.5 * errors[0]
+
+
+def test_refined_plans_are_measured_on_data_no_metric_saw(allocated, images, tmp_path):
+    calibration = [{"x": torch.randn(64, 3, 16, 16)} for _ in range(3)]
+    options = {
+        "bits": ("2", "3", "4", "6"),
+        "group": 8,
+        "simulate": True,
+        "average_bits": 3.5,
+        "metric": "weight-error",
+        "solver": "random",
+        "calibration": calibration,
+    }
+    plain, _ = allocated(**options)
+    row, program = allocated(**options, refine=3, store=tmp_path)
+    notes = row.notes["refined"]
+    assert set(notes["candidates"]) == {"random", "uniform"}
+    found = min([*notes["candidates"].values(), *notes["rounds"]])
+    assert notes["rounds"]
+    assert found < min(notes["candidates"].values())
+    expected = images.run(calibration[1])["output"]  # the second batch follows the sample
+    p, q = (torch.log_softmax(one.double(), -1) for one in
+            (expected, program.run(calibration[1])["output"]))  # fmt: skip
+    assert float((p.exp() * (p - q)).sum(-1).mean()) == pytest.approx(found, rel=1e-3)
+    assert row.notes["plan"]["totals"]["weight_bits"] <= row.notes["plan"]["limits"][0]["at_most"]
+    assert "refined" not in plain.notes
+    assert plain.notes["plan"]["solver"] == "random"
+    again, _ = allocated(**options, refine=3, store=tmp_path)
+    assert again.notes == row.notes

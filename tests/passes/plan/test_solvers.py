@@ -119,12 +119,9 @@ def large():
 
 
 def test_ten_thousand_units(large):
-    seconds = []
-    for _ in range(3):
-        started = time.process_time()
-        found = solve(large)
-        seconds.append(time.process_time() - started)
-    assert min(seconds) < LONGEST_SECONDS
+    started = time.process_time()
+    found = solve(large)
+    assert time.process_time() - started < LONGEST_SECONDS
     assert found.keeps(large.limits)
     assert found.bound <= found.totals["loss"] <= found.bound * 1.0001
     greedy, uniform = solve(large, "greedy"), solve(large, "uniform")
