@@ -29,6 +29,8 @@ PASSES: dict[str, str] = {
     "quantize": "effc.passes.bits.quantize:Quantize",
     "quantize-weights": "effc.passes.bits.quantize_weights:QuantizeWeights",
     "recover": "effc.passes.recover.recover:Recover",
+    "factorize-linears": "effc.passes.factorize.factorize_linears:FactorizeLinears",
+    "merge-factors": "effc.passes.factorize.merge_factors:MergeFactors",
     "sparsify-weights": "effc.passes.sparsify.sparsify_weights:SparsifyWeights",
     "add-noise": "effc.passes.bits.conditioning.add_noise:AddNoise",
     "equalize-layers": "effc.passes.bits.conditioning.equalize_layers:EqualizeLayers",

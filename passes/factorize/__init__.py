@@ -1,0 +1,1 @@
+"""Linears as products of smaller ones, and back."""
