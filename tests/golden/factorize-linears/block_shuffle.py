@@ -1,4 +1,4 @@
-"""A linear that is two block-diagonal matrices becomes grouped convolutions with a shuffle between them."""
+"""A linear that is two block-diagonal matrices, with a shuffle, becomes grouped convolutions."""
 
 import torch
 from torch import nn
