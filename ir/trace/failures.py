@@ -13,7 +13,7 @@ import torch
 
 from effc.ir.errors import EffcError, ModelError
 from effc.ir.symbols import Symbol
-from effc.ir.trace.inputs import example_sizes
+from effc.ir.trace.inputs import LARGEST, example_sizes
 
 MESSAGE_LENGTH = 300
 VIOLATED = re.compile(r"Constraints violated \((?P<names>[^)]*)\)")
@@ -41,11 +41,13 @@ class Violation:
         symbol: The user's name of the dimension.
         reason: What the model does with it.
         remedy: What to write instead.
+        bounds: The range the model allows, if that is what it restricts.
     """
 
     symbol: str
     reason: str
     remedy: str
+    bounds: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         return f"the dimension {self.symbol} {self.reason}; {self.remedy}"
@@ -74,9 +76,8 @@ def _violation(name: str, fixes: str) -> Violation:
     if name in ranges:
         limits = dict(BOUND.findall(ranges[name]))
         low, high = limits.get("min", "1"), limits.get("max", "")
-        return Violation(
-            name, f"may only be {low}..{high} in this model", f"write {name}={low}..{high}"
-        )
+        reason, remedy = f"may only be {low}..{high} in this model", f"write {name}={low}..{high}"
+        return Violation(name, reason, remedy, (int(low), int(high or LARGEST)))
     if name in derived:
         form = derived[name].replace("_" + name, "n").strip()
         return Violation(name, f"must have the form {form} in this model", "give it a number")

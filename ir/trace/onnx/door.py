@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 import effc.ir.ops  # noqa: F401  (registers effc's operators)
 from effc.ir.errors import EffcError, ModelError, UnsupportedError
 from effc.ir.program import FORWARD, Program, TensorSpec
-from effc.ir.symbols import Size
+from effc.ir.symbols import Size, Symbol
 from effc.ir.trace.exported import program_of
 from effc.ir.trace.failures import explain, violations
 from effc.ir.trace.inputs import WantedInputs, example_tensors
@@ -78,7 +78,7 @@ def open_model_proto(
 
 
 def import_model(model: Model, request: Request, values: Values | None = None) -> Program:
-    """Translate a checked model; dimensions it restricts are fixed where they must be.
+    """Translate a checked model; dimensions it restricts get its limits, or are fixed.
 
     Raises:
         EffcError: As `open_onnx`.
@@ -90,19 +90,47 @@ def import_model(model: Model, request: Request, values: Values | None = None) -
     try:
         return _translated(model, wanted, fixed, name)
     except EffcError as error:
-        if not wanted.symbols:
-            raise
+        limited = _limited(wanted, request.wanted, error)
+        found = None if limited is None else _attempted(model, limited, fixed, name)
+        if limited is not None and found is not None:
+            request.notes.extend(
+                f"the dimension {symbol.name} may be {symbol.minimum} to {symbol.maximum} only"
+                for symbol in limited.symbols.values()
+                if symbol != wanted.symbols[symbol.name]
+            )
+            return found
         blamed = {found.symbol for found in violations(error.__cause__ or error)}
-        sizes = dict.fromkeys((blamed & wanted.symbols.keys()) or wanted.symbols, FIXED)
-        try:
-            program = _translated(model, _with_sizes(wanted, sizes), fixed, name)
-        except EffcError:
+        free = wanted.symbols.keys() - request.wanted.symbols.keys()
+        sizes = dict.fromkeys((blamed & free) or free, FIXED)
+        if not sizes or blamed & request.wanted.symbols.keys():
+            raise
+        program = _attempted(model, _with_sizes(wanted, sizes), fixed, name)
+        if program is None:
             raise error from None
         request.notes.extend(
             f"the dimension {symbol} is fixed at {size}; --input gives it another size: {error}"
             for symbol, size in sizes.items()
         )
         return program
+
+
+def _attempted(
+    model: Model, wanted: WantedInputs, fixed: dict[str, torch.Tensor], name: str
+) -> Program | None:
+    try:
+        return _translated(model, wanted, fixed, name)
+    except EffcError:
+        return None
+
+
+def _limited(wanted: WantedInputs, asked: WantedInputs, error: EffcError) -> WantedInputs | None:
+    """The ranges a model allows of dimensions the user says nothing of; None without any."""
+    ranges = {
+        one.symbol: Symbol(one.symbol, *one.bounds)
+        for one in violations(error.__cause__ or error)
+        if one.bounds and one.symbol in wanted.symbols and one.symbol not in asked.symbols
+    }
+    return WantedInputs(wanted.specs, {**wanted.symbols, **ranges}) if ranges else None
 
 
 def _with_sizes(wanted: WantedInputs, sizes: dict[str, int]) -> WantedInputs:

@@ -8,7 +8,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx_models import FLOAT16, INT64, UINT8, linear_model, model, node, save, value
 
-from effc.ir.errors import ModelError, UnsupportedError, UsageError
+from effc.ir.errors import EffcError, ModelError, UnsupportedError, UsageError
 from effc.ir.program import Program
 from effc.ir.text import program_text
 from effc.ir.trace import open_model
@@ -246,3 +246,19 @@ def test_softmax_of_16_bits_rounds_every_step(tmp_path):
     found = opened(proto, tmp_path).run({"x": torch.from_numpy(x)})["y"].numpy()
     powers = np.exp(x - x.max(-1, keepdims=True))
     np.testing.assert_array_equal(found, powers / powers.sum(-1, keepdims=True))
+
+
+def test_a_table_of_positions_limits_a_length(tmp_path):
+    nodes = [
+        node("Shape", ["x"], ["length"]),
+        node("Slice", ["table", "zero", "length", "zero"], ["positions"]),
+        node("Add", ["x", "positions"], ["y"]),
+    ]
+    weights = {"zero": np.array([0]), "table": np.arange(6, dtype=np.float32)}
+    proto = model(nodes, [value("x", ["n"])], [value("y", ["n"])], weights)
+    notes: list[str] = []
+    program = check(proto, tmp_path, {"x": np.ones(4, np.float32)}, notes=notes)
+    assert (program.symbols["n"].minimum, program.symbols["n"].maximum) == (1, 6)
+    assert notes == ["the dimension n may be 1 to 6 only"]
+    with pytest.raises(EffcError, match=r"may only be 1\.\.6 in this model"):
+        opened(proto, tmp_path, inputs=["x:f32[n=1..9]"])
