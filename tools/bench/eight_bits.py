@@ -1,5 +1,6 @@
 """W8A8 on every model of the zoo: task quality beside NNCF's and ONNX Runtime's quantization."""
 
+import importlib
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,8 @@ SECTION, TITLE = "eight-bits", "8-bit weights and activations"
 ABOUT = (
     "All get the same program in float and the same calibration data, with own defaults (NNCF "
     "is told which models are transformers; ONNX Runtime gets scales per channel of weights). "
-    "effc's results are those of its program in PyTorch, peers run in their own runtimes. "
+    "effc's results are those of its program in PyTorch, peers run in their own runtimes; torchao "
+    "rounds linear layers only, so it is asked for transformers. "
     "Perplexity is better where it is lower."
 )
 WHAT, FLOAT, OURS, THREADS = "quality", "float32", "effc int8", 1
@@ -114,6 +116,8 @@ class Bench:
         yield "NNCF", self.nncf
         yield "ONNX Runtime static", lambda: self.onnxruntime(is_static=True)
         yield "ONNX Runtime dynamic", lambda: self.onnxruntime(is_static=False)
+        if self.task.is_transformer:
+            yield "torchao", self.torchao
 
     def ours(self) -> Runnable:
         """The default pipeline."""
@@ -160,6 +164,33 @@ class Bench:
         compiled = openvino.compile_model(model, "CPU", hints)
         names = [spec.name for spec in self.program.signature.outputs]
         return _Shaped(lambda inputs: dict(zip(names, compiled(inputs).values(), strict=True)))
+
+    def torchao(self) -> Runnable:
+        """Int8 weights of linear layers by torchao, activations with a scale per token."""
+        import torch
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        module = self._module()
+        quantize_(module, Int8DynamicActivationInt8WeightConfig())
+        names = [spec.name for spec in self.program.signature.outputs]
+
+        def call(inputs: Arrays) -> Arrays:
+            with torch.inference_mode():
+                found = module(**{name: torch.from_numpy(one) for name, one in inputs.items()})
+            outputs = [found] if isinstance(found, torch.Tensor) else list(found.values())
+            return {name: one.numpy() for name, one in zip(names, outputs, strict=True)}
+
+        return _Shaped(call)
+
+    def _module(self) -> Any:
+        """The model as its source makes it."""
+        place, _, factory = self.task.model.partition(":")
+        if not factory:
+            from transformers import AutoModel
+
+            return AutoModel.from_pretrained(place).eval()
+        made = getattr(importlib.import_module(place), factory)()
+        return (made[0] if isinstance(made, tuple) else made).eval()
 
     def onnxruntime(self, *, is_static: bool) -> Runnable:
         """ONNX Runtime's quantization with its defaults and a scale per channel of weights."""
@@ -209,9 +240,10 @@ def rows_of(progress: Progress, wanted: Sequence[str]) -> Iterator[Row]:
         if wanted and task.name not in wanted:
             continue
         bench = Bench.of(task)
-        shown = progress.add_task(f"{task.name}: W8A8", total=5)
+        made = list(bench.models())
+        shown = progress.add_task(f"{task.name}: W8A8", total=len(made))
         better = metric_of(task.metric).better
-        for name, make in bench.models():
+        for name, make in made:
             row = {
                 "section": SECTION, "model": task.name, "what": WHAT, "variant": name,
                 "unit": "1", "better": better, "metric": task.metric,
