@@ -73,8 +73,10 @@ class Backend(Protocol):
     def peaks(self, target: Target, threads: int) -> dict[str, Any] | None:
         """What the machine reaches at most, measured; None where that is not known."""
 
-    def open(self, folder: Path, manifest: Any, threads: int, bits: int = 0) -> Session:
-        """Open what `build` made; with `bits`, that width of an elastic artifact's weights."""
+    def open(
+        self, folder: Path, manifest: Any, threads: int, bits: int = 0, depth: int = 0
+    ) -> Session:
+        """Open what `build` made; with `bits` or `depth`, that form of an elastic artifact."""
 
 
 def backend_of(name: str) -> Backend:

@@ -24,14 +24,21 @@ class Model:
             processors, if fewer.
         check: Whether to compare every file with its digest first.
         bits: Which width of an elastic artifact's weights; 0 for the stored one.
+        depth: How many of an elastic artifact's blocks; 0 for all.
 
     Raises:
         ArtifactError: If the artifact is damaged or was built for another machine.
-        UsageError: If `threads` is negative, or the artifact does not offer that width.
+        UsageError: If `threads` is negative, or the artifact does not offer that width or
+            depth.
     """
 
     def __init__(
-        self, folder: str | Path, threads: int = 0, check: bool = True, bits: int = 0
+        self,
+        folder: str | Path,
+        threads: int = 0,
+        check: bool = True,
+        bits: int = 0,
+        depth: int = 0,
     ) -> None:
         if threads < 0:
             raise UsageError(f"threads is {threads}; give a number of threads, or 0 for the usual")
@@ -41,7 +48,7 @@ class Model:
         self.signature = self.manifest.signature
         self.symbols = self.manifest.ranges
         backend = backend_of(self.manifest.backend)
-        self.session: Session = backend.open(self.folder, self.manifest, threads, bits)
+        self.session: Session = backend.open(self.folder, self.manifest, threads, bits, depth)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         """Run the model.

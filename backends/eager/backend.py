@@ -41,15 +41,18 @@ class EagerBackend:
     def peaks(self, target: Target, threads: int) -> None:
         """Not known."""
 
-    def open(self, folder: Path, manifest: Manifest, threads: int, bits: int = 0) -> "EagerSession":
+    def open(
+        self, folder: Path, manifest: Manifest, threads: int, bits: int = 0, depth: int = 0
+    ) -> "EagerSession":
         """Load `model.pt2`.
 
         Raises:
             ArtifactError: If it is not there.
-            UsageError: If a width of the weights is asked for.
+            UsageError: If a width of the weights or a depth is asked for.
         """
-        if bits:
-            raise UsageError(f"{folder} runs in PyTorch: its weights have one width")
+        if bits or depth:
+            what = "its weights have one width" if bits else "it has one depth"
+            raise UsageError(f"{folder} runs in PyTorch: {what}")
         if MODEL not in manifest.files:
             raise ArtifactError(f"{folder} is incomplete: its manifest lists no {MODEL}")
         return EagerSession(folder / MODEL)

@@ -51,15 +51,16 @@ class OnnxRuntimeBackend:
         return None
 
     def open(
-        self, folder: Path, manifest: Manifest, threads: int, bits: int = 0
+        self, folder: Path, manifest: Manifest, threads: int, bits: int = 0, depth: int = 0
     ) -> OnnxRuntimeSession:
         """Load the model.
 
         Raises:
-            UsageError: If a width of the weights is asked for.
+            UsageError: If a width of the weights or a depth is asked for.
         """
-        if bits:
-            raise UsageError(f"{folder} runs in ONNX Runtime: its weights have one width")
+        if bits or depth:
+            what = "its weights have one width" if bits else "it has one depth"
+            raise UsageError(f"{folder} runs in ONNX Runtime: {what}")
         return OnnxRuntimeSession(folder, manifest, threads)
 
 

@@ -38,6 +38,8 @@ class CpuBackend:
 
         return vars(measured_peaks(target, threads))
 
-    def open(self, folder: Path, manifest: Manifest, threads: int, bits: int = 0) -> CpuSession:
-        """Load the library, or that of another width of the weights."""
-        return CpuSession(folder, manifest, threads, bits)
+    def open(
+        self, folder: Path, manifest: Manifest, threads: int, bits: int = 0, depth: int = 0
+    ) -> CpuSession:
+        """Load the library, or that of another width of the weights or of fewer blocks."""
+        return CpuSession(folder, manifest, threads, bits, depth)

@@ -97,7 +97,7 @@ def add_width(folder: Path, bits: int, library: Path, narrow: Path) -> None:
     Raises:
         BuildError: If they are not what the 8-bit weights give.
     """
-    known, found = _tensors(folder / WEIGHTS), _tensors(narrow)
+    known, found = tensors_of(folder / WEIGHTS), tensors_of(narrow)
     if len(known) != len(found):
         raise BuildError(f"weights of {bits} bits are other ones than those of {WIDE} bits")
     kinds: list[Kind] = []
@@ -109,7 +109,7 @@ def add_width(folder: Path, bits: int, library: Path, narrow: Path) -> None:
             raise BuildError(f"{name} in {bits} bits does not follow from its {WIDE}-bit codes")
         kinds.append(kind)
     elastic = read_elastic(folder) or Elastic(widths={})
-    width = Width(library=library.name, header=_header(narrow).decode(), kinds=kinds)
+    width = Width(library=library.name, header=header_of(narrow).decode(), kinds=kinds)
     (folder / library.name).write_bytes(library.read_bytes())
     made = Elastic(widths={**elastic.widths, bits: width})
     (folder / ELASTIC).write_text(made.model_dump_json(indent=1) + "\n")
@@ -121,7 +121,7 @@ def write_derived(folder: Path, bits: int, path: Path) -> None:
     header = width.header.encode()
     with path.open("wb") as file:
         file.write(len(header).to_bytes(PREFIX, "little") + header)
-        for (_, facts, wide), kind in zip(_tensors(folder / WEIGHTS), width.kinds, strict=True):
+        for (_, facts, wide), kind in zip(tensors_of(folder / WEIGHTS), width.kinds, strict=True):
             file.write(_derived(wide, facts, kind, bits).data)
 
 
@@ -169,14 +169,15 @@ def _padded(values: np.ndarray, align: int = 64) -> np.ndarray:
     return np.concatenate((values.reshape(-1), np.zeros(-values.size % align, np.uint8)))
 
 
-def _header(path: Path) -> bytes:
+def header_of(path: Path) -> bytes:
+    """The list of weights of a file."""
     with path.open("rb") as file:
         return file.read(int.from_bytes(file.read(PREFIX), "little"))
 
 
-def _tensors(path: Path) -> list[tuple[str, str, np.ndarray]]:
+def tensors_of(path: Path) -> list[tuple[str, str, np.ndarray]]:
     """Name, type with shape, and bytes of every weight of a file, in order."""
-    header = _header(path)
+    header = header_of(path)
     described: dict[str, Any] = json.loads(header)
     kinds = described.pop("__metadata__")
     data = np.memmap(path, np.uint8, "r", offset=PREFIX + len(header))

@@ -6,10 +6,11 @@ import numpy as np
 
 from effc.backends.artifact import Manifest
 from effc.backends.runner import output_arrays
+from effc.backends.tvm_cpu.depths import depth_file, depth_of
 from effc.backends.tvm_cpu.elastic import WIDE, derived_file, width_of
 from effc.backends.tvm_cpu.library import Library
 from effc.ir import options
-from effc.ir.errors import ArtifactError
+from effc.ir.errors import ArtifactError, UsageError
 from effc.ir.program import bind_sizes
 
 LIBRARY, WEIGHTS = "model.so", "weights.safetensors"
@@ -24,13 +25,16 @@ class CpuSession:
         threads: How many threads to use; 0 for what it was built for, or as many as there are
             processors, if fewer.
         bits: Which width of an elastic artifact's weights; 0 for the stored one.
+        depth: How many of its blocks; 0 for all.
 
     Raises:
         ArtifactError: If it cannot be loaded here.
-        UsageError: If it does not offer that width.
+        UsageError: If it does not offer that width or depth.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int, bits: int = 0) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int, bits: int = 0, depth: int = 0
+    ) -> None:
         for name in (LIBRARY, WEIGHTS):
             if name not in manifest.files:
                 raise ArtifactError(f"{folder} is incomplete: its manifest lists no {name}")
@@ -38,15 +42,19 @@ class CpuSession:
         self._ranges = manifest.ranges
         self._weight_nbytes = manifest.files[WEIGHTS].nbytes
         threads = threads or min(manifest.threads, options.default_threads())
-        if bits in (0, WIDE):
+        if depth and bits not in (0, WIDE):
+            raise UsageError(f"{folder} has {bits} bits for all of its blocks; leave depth out")
+        if depth:
+            library = folder / depth_of(folder, depth).library
+            self._library = self._derived(library, depth_file(folder, depth), threads)
+        elif bits in (0, WIDE):
             self._library = Library(folder / LIBRARY, folder / WEIGHTS, threads)
         else:
-            self._library = self._narrow(folder, threads, bits)
+            library = folder / width_of(folder, bits).library
+            self._library = self._derived(library, derived_file(folder, bits), threads)
 
-    def _narrow(self, folder: Path, threads: int, bits: int) -> Library:
-        """The library of a width, with weights derived from the stored ones."""
-        library = folder / width_of(folder, bits).library
-        weights = derived_file(folder, bits)
+    def _derived(self, library: Path, weights: Path, threads: int) -> Library:
+        """A library with weights in a temporary file, derived from the stored ones."""
         try:
             self._weight_nbytes = weights.stat().st_size
             return Library(library, weights, threads)

@@ -34,6 +34,7 @@ class PruneBlocks(Pass):
             block gone; `learned`, masks trained for the loss after recovery (TinyFusion); `last`,
             the last ones, as after `recover{depths=...}`; `random`.
         steps: Of training `learned` masks.
+        keep: How many blocks stay, instead of `ratio`.
     """
 
     name: ClassVar[str] = "prune-blocks"
@@ -41,6 +42,7 @@ class PruneBlocks(Pass):
     level: str = "block"
     importance: str = "cosine"
     steps: int = 300
+    keep: int = 0
 
     def run(self, program: Program, ctx: PassContext) -> Outcome:
         """Score and remove.
@@ -55,7 +57,10 @@ class PruneBlocks(Pass):
             raise UsageError(f"{program.name} has no residual block that can go")
         check_patterns(ctx, [block.name for block in blocks])
         free = [block for block in blocks if not ctx.is_excluded(block.name)]
-        count = min(max(1, math.floor(self.ratio * len(blocks))), len(free))
+        if self.keep >= len(blocks):
+            raise UsageError(f"prune-blocks: keep={self.keep} of {len(blocks)} blocks cuts nothing")
+        count = len(blocks) - self.keep if self.keep else math.floor(self.ratio * len(blocks))
+        count = min(max(1, count), len(free))
         scores = self._scores(program, ctx, free, count) if free else []
         gone = sorted(np.argsort(scores, kind="stable")[:count].tolist())
         rows = [
@@ -68,6 +73,8 @@ class PruneBlocks(Pass):
         return Outcome(True, {"blocks": rows})
 
     def _check(self) -> None:
+        if self.keep < 0:
+            raise UsageError(f"prune-blocks: keep={self.keep} is negative")
         if not 0 < self.ratio < 1:
             raise UsageError(f"prune-blocks: ratio={self.ratio:g} is not between 0 and 1")
         for value, known in ((self.level, LEVELS), (self.importance, IMPORTANCES)):

@@ -29,11 +29,39 @@ class Classifier(nn.Module):
         return self.last(torch.relu(self.second(torch.relu(self.first(x)))))
 
 
+class Layer(nn.Module):
+    """A residual branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(WIDTH, 48), nn.Linear(48, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Residual(nn.Module):
+    """Four residual blocks and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*[Layer() for _ in range(4)])
+        self.last = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layers(x))
+
+
 class Spectrum(nn.Module):
     """Holds two operators effc does not know."""
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.special.bessel_j0(torch.fft.rfft(x).abs())
+
+
+def residual() -> tuple[nn.Module, tuple[Tensor]]:
+    torch.manual_seed(0)
+    return Residual().eval(), (torch.randn(1, WIDTH),)
 
 
 def classifier() -> tuple[nn.Module, tuple[Tensor]]:

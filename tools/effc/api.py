@@ -97,7 +97,9 @@ def compile(
     return Compilation(make_recipe({**texts, **settings}), sources, progress).run(out)
 
 
-def load(folder: str | Path, *, threads: int = 0, check: bool = True, bits: int = 0) -> Model:
+def load(
+    folder: str | Path, *, threads: int = 0, check: bool = True, bits: int = 0, depth: int = 0
+) -> Model:
     """Load an artifact.
 
     Args:
@@ -105,12 +107,13 @@ def load(folder: str | Path, *, threads: int = 0, check: bool = True, bits: int 
         threads: How many threads to use; 0 for what it was built for.
         check: Whether to compare every file with its digest first.
         bits: Which width of the weights of an artifact compiled with `elastic`; 0 for the widest.
+        depth: How many blocks of an artifact compiled with `depths`; 0 for all.
 
     Raises:
         UsageError: If it does not offer that width.
         ArtifactError: If it is damaged or was built for another machine.
     """
-    return Model(folder, threads, check, bits)
+    return Model(folder, threads, check, bits, depth)
 
 
 def _share(value: str | float | None) -> str | None:

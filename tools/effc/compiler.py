@@ -11,7 +11,7 @@ from effc.backends.measure import interleaved
 from effc.backends.staging import RESULT, replacing
 from effc.candidate import Candidate, build_candidate, check_outputs, start_of
 from effc.codegen.schedule import Chosen, nothing_chosen
-from effc.elastic import widened
+from effc.elastic import shortened, widened
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
 from effc.metrics import Scores, called, quality
@@ -50,6 +50,7 @@ class Compilation:
         started: When it began, on the clock of `time.perf_counter`.
         timing: Measured times of layers in number formats, once a plan needs them.
         widths: What is known of every narrower width of an elastic artifact.
+        depths: What is known of every smaller depth of one.
     """
 
     recipe: Recipe
@@ -60,6 +61,7 @@ class Compilation:
     started: float = field(default_factory=time.perf_counter)
     timing: Timing | None = None
     widths: list[dict[str, Any]] = field(default_factory=list)
+    depths: list[dict[str, Any]] = field(default_factory=list)
     _batches: int = 0
 
     def run(self, out: str | Path) -> Artifact:
@@ -76,6 +78,7 @@ class Compilation:
             if verdict.problems and not self.recipe.keep_going:
                 raise verdict.error(self._keep(best, verdict, Path(out)))
             self.widths = widened(self, best, scratch)
+            self.depths = shortened(self, best, scratch)
             self._write(best, verdict, scratch / RESULT)
         return Artifact(out)
 

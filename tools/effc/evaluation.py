@@ -73,11 +73,13 @@ def evaluate_model(model: str, question: Question, inputs: list[str], trust_pick
     return question.answer(EagerModel(program), program, model)
 
 
-def evaluate_artifact(folder: str, question: Question, threads: int, bits: int = 0) -> Scores:
+def evaluate_artifact(
+    folder: str, question: Question, threads: int, bits: int = 0, depth: int = 0
+) -> Scores:
     """Task quality of an artifact; metrics that compare take the model it was compiled from."""
     artifact = Artifact(folder)
     recipe, reference = artifact.recipe, None
     if question.metric.needs_reference:
         reference = EagerModel(artifact.original())
-    with Model(folder, threads, bits=bits) as model:
+    with Model(folder, threads, bits=bits, depth=depth) as model:
         return question.answer(model, model, recipe.tokenizer or recipe.model, reference)

@@ -29,6 +29,7 @@ class Recipe(BaseModel):
         max_size: Largest size: `3MB`, or `25%` of the baseline's.
         max_latency: Longest run: `5ms`, or `60%` of the baseline's.
         elastic: Widths the weights are loaded in; the first is stored, the others derived from it.
+        depths: Numbers of first residual blocks that are loaded, too, from the same weights.
         exclude: Patterns of layers compression leaves alone.
         set: Options per layer: pattern, colon, `key=value` pairs.
         sizes: Values of symbolic dimensions to measure at.
@@ -56,6 +57,7 @@ class Recipe(BaseModel):
     max_size: str | None = None
     max_latency: str | None = None
     elastic: list[int] = Field(default_factory=list)
+    depths: list[int] = Field(default_factory=list)
     exclude: list[str] = Field(default_factory=list)
     set: list[str] = Field(default_factory=list)
     sizes: dict[str, int] = Field(default_factory=dict)

@@ -48,6 +48,7 @@ def report_of(compilation: Compilation, best: Candidate, verdict: Verdict) -> di
         "peaks": peaks_of(best.model, prepared.target.cores),
         "memory": best.built.memory,
         "elastic": list(compilation.widths),
+        "depths": list(compilation.depths),
         "tuning": compilation.tuning.to_json(best),
         "compile": {
             "seconds": time.perf_counter() - compilation.started,

@@ -59,7 +59,7 @@ class Retuning:
         artifact = Artifact(self.folder)
         check_replaceable(self.folder.resolve())
         self.report = dict(artifact.report)
-        if self.report.get("elastic"):
+        if self.report.get("elastic") or self.report.get("depths"):
             raise UsageError(f"{self.folder} is elastic; tune it by compiling it with --tune")
         threads = artifact.manifest.threads
         self.target = replace(Target.parse(artifact.recipe.target), cores=threads)

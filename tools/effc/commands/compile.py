@@ -27,6 +27,7 @@ Search = Annotated[
     int, typer.Option("--search", min=0, help="Try so many recipes of quantization.")
 ]
 Elastic = Annotated[str | None, typer.Option("--elastic", help="Widths to load weights in: 8,4,2.")]
+Depths = Annotated[str | None, typer.Option("--depths", help="Numbers of blocks to load: 2,4.")]
 
 
 def command(
@@ -54,6 +55,7 @@ def command(
     max_memory: Annotated[str | None, typer.Option("--max-memory", hidden=True)] = None,
     search: Search = 0,
     elastic: Elastic = None,
+    depths: Depths = None,
     tune: Annotated[
         int, typer.Option("--tune", min=0, help="Measure so many schedules of kernels.")
     ] = 0,
@@ -81,7 +83,9 @@ def command(
         "model": model or None, "target": target, "passes": passes, "inputs": inputs,
         "calib": calib, "tokenizer": tokenizer, "eval": evaluation, "metric": metric,
         "max_drop": max_drop, "max_size": max_size, "max_latency": max_latency,
-        "search": search or None, "elastic": _widths(elastic), "exclude": exclude, "set": rules,
+        "search": search or None, "elastic": _numbers("--elastic", elastic, "widths", "8,4,2"),
+        "depths": _numbers("--depths", depths, "depths", "2,4"),
+        "exclude": exclude, "set": rules,
         "sizes": shared.parse_sizes(sizes) or None, "threads": threads or None,
         "tune": tune or None, "seed": seed or None, "resume": resume,
         "keep_going": keep_going or None, "trust_pickle": trust_pickle or None,
@@ -89,8 +93,8 @@ def command(
     _run(_merged(recipe, given), Path(out), dry_run, as_json)
 
 
-def _widths(text: str | None) -> list[int] | None:
-    """Read `8,4,2`.
+def _numbers(option: str, text: str | None, what: str, like: str) -> list[int] | None:
+    """Read such as `8,4,2`.
 
     Raises:
         UsageError: If it has another form.
@@ -99,7 +103,7 @@ def _widths(text: str | None) -> list[int] | None:
 
     words = [] if text is None else [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words):
-        raise UsageError(f"--elastic {text!r} are no widths; write them as in 8,4,2")
+        raise UsageError(f"{option} {text!r} are no {what}; write them as in {like}")
     return [int(word) for word in words] or None
 
 

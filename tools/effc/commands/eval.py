@@ -16,6 +16,7 @@ def command(
     inputs: shared.Inputs = None,
     threads: shared.Threads = 0,
     bits: shared.Bits = 0,
+    depth: shared.Depth = 0,
     trust_pickle: shared.TrustPickle = False,
     as_json: shared.AsJson = False,
 ) -> None:
@@ -29,7 +30,7 @@ def command(
     with progress_on_stderr() as progress:
         question = Question(data, chosen, tokenizer, progress)
         if (Path(subject) / MANIFEST).is_file():
-            scores = evaluate_artifact(subject, question, threads, bits)
+            scores = evaluate_artifact(subject, question, threads, bits, depth)
         else:
             scores = evaluate_model(subject, question, inputs or [], trust_pickle)
     if as_json:

@@ -20,6 +20,7 @@ TargetName = Annotated[str, typer.Option("--target", help=TARGET_HELP)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads; 0 for all.")]
 Bits = Annotated[int, typer.Option("--bits", min=0, help="Width of an elastic artifact's weights.")]
+Depth = Annotated[int, typer.Option("--depth", min=0, help="Blocks of an elastic artifact.")]
 Sizes = Annotated[
     list[str] | None,
     typer.Option("--sizes", help="Symbolic dimensions to measure at: sequence=128."),
