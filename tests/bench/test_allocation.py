@@ -95,8 +95,10 @@ def test_front():
         large.row(4000) | {"less_than": {bit_front.NNCF: large.less_than(nncf)}},
     ]  # fmt: skip
     assert list(bit_front.lines_of(found)) == [
-        "3.0 KB: the plan (3.0042) beats uniform, 3 bits (3.3201), by 0.1000 ± 0.0250",
-        "4.0 KB: the plan (2.8577) loses to NNCF, ratio 0.5 (2.7183), by 0.0500 ± 0.0000",
+        "3.0 KB: the plan (3.0042) beats uniform, 3 bits (3.3201), by 0.1000 ± 0.0250; "
+        "divergence 0.02 against 0.02",
+        "4.0 KB: the plan (2.8577) loses to NNCF, ratio 0.5 (2.7183), by 0.0500 ± 0.0000; "
+        "divergence 0.02 against 0.02",
     ]
     text = render(bit_front.tables_of(found), 100)
     assert "3.3201, 0.02 (3 bits)" in text

@@ -131,7 +131,8 @@ def problem_of(subject: Subject, metric: str) -> Problem:
         Offer(part, dict(zip(FORMS, losses[part.name], strict=True)), metric)
         for part in subject.study.parts
     ]
-    return Problem(tuple(offer.unit(subject.study.program, subject.study.ctx) for offer in offers))
+    program, ctx = subject.study.program, subject.study.ctx
+    return Problem(tuple(offer.unit(offer.work(program, ctx)) for offer in offers))
 
 
 def chosen(subject: Subject, problem: Problem, solver: str, bits: float) -> Iterator[Row]:

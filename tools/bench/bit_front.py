@@ -208,5 +208,6 @@ def lines_of(rows: Sequence[Row]) -> Iterator[str]:
             yield (
                 f"{size_text(row['limit'])}: the plan ({plan['value']:.4f}) {verdict} "
                 f"{row['way']}, {row['label']} ({row['value']:.4f}), by "
-                f"{abs(found['gain']):.4f} ± {found['error']:.4f}"
+                f"{abs(found['gain']):.4f} ± {found['error']:.4f}; divergence "
+                f"{plan['divergence']:.2g} against {row['divergence']:.2g}"
             )

@@ -1,6 +1,7 @@
 """W8A8 on every model of the zoo: task quality beside NNCF's and ONNX Runtime's quantization."""
 
 import importlib
+import importlib.util
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -30,11 +31,12 @@ ABOUT = (
     "All get the same program in float and the same calibration data, with own defaults (NNCF "
     "is told which models are transformers; ONNX Runtime gets scales per channel of weights). "
     "effc's results are those of its program in PyTorch, peers run in their own runtimes; torchao "
-    "rounds linear layers only, so it is asked for transformers. "
+    "rounds linear layers only, so it is asked for transformers, where it is installed (the extra "
+    "`torchao`: not with the others, as transformers imports it wherever it is). "
     "Perplexity is better where it is lower."
 )
 WHAT, FLOAT, OURS, THREADS = "quality", "float32", "effc int8", 1
-ALLOWED = 0.005
+TORCHAO, ALLOWED = "torchao", 0.005
 IMAGE = "x:float32[batch=1..64,1,16,16]"
 Row = dict[str, Any]
 
@@ -116,8 +118,8 @@ class Bench:
         yield "NNCF", self.nncf
         yield "ONNX Runtime static", lambda: self.onnxruntime(is_static=True)
         yield "ONNX Runtime dynamic", lambda: self.onnxruntime(is_static=False)
-        if self.task.is_transformer:
-            yield "torchao", self.torchao
+        if self.task.is_transformer and importlib.util.find_spec(TORCHAO) is not None:
+            yield TORCHAO, self.torchao
 
     def ours(self) -> Runnable:
         """The default pipeline."""
