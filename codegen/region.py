@@ -17,10 +17,10 @@ class Region:
     """What one kernel computes.
 
     Attributes:
-        module: Graph of the region; its placeholders are the inputs, its output a tuple.
-        inputs: How each placeholder is reached, in order.
+        module: Graph of the region; its placeholders are inputs and sizes, its output a tuple.
+        inputs: How each input is reached, in order.
         outputs: How each output is reached, in order.
-        weights: Per placeholder, whether it is a weight known when compiling.
+        weights: Per input, whether it is a weight known when compiling.
         names: torch's symbols to the user's, as in the program.
     """
 
@@ -32,8 +32,9 @@ class Region:
 
     @property
     def placeholders(self) -> list[fx.Node]:
-        """The input nodes, in order."""
-        return [node for node in self.module.graph.nodes if node.op == "placeholder"]
+        """The input nodes, in order; sizes are no inputs."""
+        found = self.module.graph.find_nodes(op="placeholder")
+        return [node for node in found if isinstance(node.meta["val"], torch.Tensor)]
 
     @property
     def results(self) -> list[fx.Node]:

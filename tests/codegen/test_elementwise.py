@@ -277,3 +277,15 @@ def test_symbolic_sizes(compiled, target):
     model = compiled(Masked(), {"x": torch.randn(3, 50)}, target, dynamic)
     for batch, length in ((1, 1), (2, 7), (8, 200), (3, 16), (1, 33)):
         model.check({"x": torch.randn(batch, length)}, FLOAT)
+
+
+def test_sizes_between_operands(compiled, target):
+    class Wrapped(torch.nn.Module):
+        def forward(self, x, y):
+            return torch.where(x < 0, x + x.shape[0], x) * x.shape[0] + y * 2
+
+    dynamic = {name: {0: torch.export.Dim("length", min=1, max=200)} for name in "xy"}
+    inputs = {"x": torch.arange(-25, 25), "y": torch.arange(50)}
+    model = compiled(Wrapped(), inputs, target, dynamic)
+    for length in (1, 7, 50):
+        model.check({name: value[:length] for name, value in inputs.items()}, EXACT)

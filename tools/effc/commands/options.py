@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-MODEL_HELP = "A .pt2 or .pt file, a Hugging Face folder, or package.module:factory."
+MODEL_HELP = "A .pt2, .onnx or .pt file, a Hugging Face folder, or package.module:factory."
 TARGET_HELP = "What to build for; `effc targets` lists them."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
