@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: env run test check format bench bench-bits bench-prune onnx-suite golden clean
+.PHONY: env run test check format bench bench-bits bench-prune bench-sparsity onnx-suite golden clean
 
 env: $(STAMP)
 
@@ -46,6 +46,9 @@ bench-bits: $(STAMP)
 
 bench-prune: $(STAMP)
 	PYTHONPATH=tools $(BIN)/python -W ignore -m bench.pruning $(BENCH)
+
+bench-sparsity: $(STAMP)
+	PYTHONPATH=tools $(BIN)/python -W ignore -m bench.sparsity $(BENCH)
 
 golden: $(STAMP)
 	$(BIN)/python -m pytest -q tests/golden --rewrite-golden

@@ -22,7 +22,7 @@ PRODUCTS = {
     "effc.linear_integer.default": effc.linear_blocks_integer.default,
 }
 FLOAT_BITS, LANES = 32, 16
-LEAST_ZEROS = 0.2  # a weight with fewer has none on purpose
+LEAST_ZEROS = 0.08  # a weight with fewer has none on purpose
 
 
 @dataclass(frozen=True)
