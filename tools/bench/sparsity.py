@@ -151,13 +151,13 @@ def kernel_rows() -> Iterator[Row]:
 
 
 def main() -> int:
-    """Measure the parts named (`quality kernels`), or both.
+    """Measure the parts named (`quality kernels`), or both; `page` only writes what there is.
 
     Perplexities that were measured before are kept; remove `bench/sparsity.json` to begin anew.
     """
     RESULT.parent.mkdir(exist_ok=True)
-    parts = {"quality": lambda: quality_rows(stored()), "kernels": kernel_rows}
-    for name in sys.argv[1:] or parts:
+    parts = {"quality": lambda: quality_rows(stored()), "kernels": kernel_rows, "page": tuple}
+    for name in sys.argv[1:] or ("quality", "kernels"):
         for row in parts[name]():
             keep(row)
             print(json.dumps(row), file=sys.stderr)
@@ -194,8 +194,7 @@ def page_tables(rows: Sequence[Row]) -> list[Table]:
         title = f"perplexity with half of the weights zero, {whole:.3g} before"
         shown = table(title, "method", *PATTERNS, numbers=PATTERNS)
         for way in dict.fromkeys(way for _, way in zeros):
-            values = [zeros.get((pattern, way)) for pattern in PATTERNS]
-            shown.add_row(way, *("" if v is None else f"{v:.3g}" for v in values))
+            shown.add_row(way, *(_cell(zeros.get((pattern, way))) for pattern in PATTERNS))
         found.append(shown)
     factors = {(r["way"], r["share"]): r["value"] for r in quality if r["table"] == "factors"}
     if factors:
@@ -203,12 +202,17 @@ def page_tables(rows: Sequence[Row]) -> list[Table]:
         columns = [f"{share:.0%} less" for share in SHARES]
         shown = table(title, "factors", *columns, numbers=columns)
         for way in dict.fromkeys(way for way, _ in factors):
-            shown.add_row(way, *(f"{factors[way, share]:.3g}" for share in SHARES))
+            shown.add_row(way, *(_cell(factors.get((way, share))) for share in SHARES))
         found.append(shown)
     kernels = [row for row in rows if row["what"] == "kernel"]
     if kernels:
         found.append(_kernels(kernels))
     return found
+
+
+def _cell(value: float | None) -> str:
+    """A perplexity, where there is one."""
+    return "" if value is None else f"{value:.3g}"
 
 
 def _kernels(rows: Sequence[Row]) -> Table:
