@@ -8,7 +8,8 @@ from torch import fx
 from effc.ir.coupling.atoms import Atoms, Axes
 from effc.ir.coupling.call import Call, State, is_tensor, weight_key
 from effc.ir.coupling.movement import fixed, nothing
-from effc.ir.opspec import Kind, spec_of
+from effc.ir.coupling.recurrent import RECURRENT
+from effc.ir.opspec import Kind, op_name, spec_of
 from effc.ir.program import Program, attribute
 
 
@@ -68,7 +69,8 @@ def _axes(state: State, node: fx.Node, names: dict[tuple[Any, ...], list[str]]) 
     if spec is not None and spec.kind == Kind.SCALAR:
         return ()
     call = Call.of(state, node)
-    rule = spec.couple if spec is not None and spec.couple is not None else fixed
+    unlisted = RECURRENT.get(op_name(node), fixed)
+    rule = spec.couple if spec is not None and spec.couple is not None else unlisted
     return rule(call)
 
 

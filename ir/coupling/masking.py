@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from effc.ir.coupling.call import is_tensor, named_arguments
 from effc.ir.coupling.kept import Kept, Rows
+from effc.ir.coupling.recurrent import RECURRENT
 from effc.ir.opspec import op_name
 from effc.ir.program import FORWARD, Program
 
@@ -52,7 +53,8 @@ class Masked(fx.Interpreter):
             return super().run_node(n)
         if op_name(n) in STATISTICS:
             return self._of_what_is_left(n)
-        value = super().run_node(n)
+        is_recurrent = op_name(n) in RECURRENT
+        value = self._of_masked_weights(n) if is_recurrent else super().run_node(n)
         axes = self.kept.coupling.state.axes[n]
         if isinstance(value, Tensor):
             return _masked(value, [self.kept.rows(axis) for axis in axes])
@@ -62,6 +64,16 @@ class Masked(fx.Interpreter):
                 for part, own in zip(value, axes, strict=True)
             ]
         return value
+
+    def _of_masked_weights(self, n: fx.Node) -> Any:
+        """Call a recurrent layer, whose steps feed back, so that no unit that goes ever moves."""
+
+        def masked(node: fx.Node) -> Any:
+            value = self.env[node]
+            return _masked(value, self.kept.of(node)) if is_tensor(node) else value
+
+        operator: Any = n.target
+        return operator(*fx.node.map_arg(n.args, masked), **fx.node.map_arg(n.kwargs, masked))
 
     def _of_what_is_left(self, n: fx.Node) -> Any:
         """Call on the positions that stay, and put the result in their places."""

@@ -4,6 +4,7 @@ Classifiers of digits at equal multiply-adds; the language model with a quarter 
 gone; pruning, 8 bits and both under budgets; latency of ResNet-18, whole and cut, in turns.
 """
 
+import fcntl
 import json
 import os
 import sys
@@ -91,13 +92,15 @@ def stored() -> list[Row]:
 
 
 def keep(row: Row) -> None:
-    """Write a row in the place of an earlier one of the same."""
-    same = ("model", "cut", "way", "peer")
-    rows = [old for old in stored() if any(old[key] != row[key] for key in same)]
-    record = {"environment": environment(), "rows": [*rows, row]}
-    part = RESULT.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    part.replace(RESULT)
+    """Write a row in the place of an earlier one of the same; other runs may write, too."""
+    same = ("model", "what", "cut", "way", "peer")
+    with RESULT.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rows = [old for old in stored() if any(old[key] != row[key] for key in same)]
+        record = {"environment": environment(), "rows": [*rows, row]}
+        part = RESULT.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(record, indent=1) + "\n")
+        part.replace(RESULT)
 
 
 def measured(name: str, known: Sequence[Row]) -> Iterator[Row]:

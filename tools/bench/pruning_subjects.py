@@ -184,7 +184,8 @@ def _cut_by_peer(name: str, importance: str, ratio: float) -> tuple[torch.nn.Mod
 
 def quality_rows(subject: Subject, cuts: Sequence[float], known: Sequence[Row]) -> Iterator[Row]:
     """Every way to choose at every cut, and the peer where it is asked, without what is known."""
-    done = {(row["cut"], row["way"], row["peer"]) for row in known if row["model"] == subject.name}
+    own = [r for r in known if (r["model"], r["what"]) == (subject.name, subject.quality)]
+    done = {(row["cut"], row["way"], row["peer"]) for row in own}
     if (0.0, "whole", None) not in done:
         yield subject.row("whole", None, 0.0, subject.program)
     for share in cuts:
