@@ -18,23 +18,36 @@ from effc.codegen.evaluate import Evaluator
 from effc.codegen.families.elementwise import unravel
 from effc.codegen.families.lowbit_activations import Activations, tile_stage
 from effc.codegen.families.lowbit_dot import Block, Sums
-from effc.codegen.families.lowbit_plan import FEW_ROWS, Plan, plan_of
+from effc.codegen.families.lowbit_plan import Plan, plan_of
+from effc.codegen.families.lowbit_schedule import FEW_ROWS, LowbitSchedule, space_of
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import FunctionBuilder, Kernel
 from effc.codegen.pack import FEATURES, STEP
 from effc.codegen.region import Region
+from effc.codegen.schedule import Space
 from effc.codegen.tir import Expr, cast, const, index, load, splat, with_lanes
 from effc.ir.symbols import Size, ceil_div, product
 
 
-def build(region: Region, isa: Isa, name: str, symbols: tuple[str, ...]) -> Kernel:
+def build(
+    region: Region,
+    isa: Isa,
+    name: str,
+    symbols: tuple[str, ...],
+    schedule: LowbitSchedule | None = None,
+) -> Kernel:
     """Make the kernel of a region whose anchor is a product with low-bit weights."""
-    plan = plan_of(region, isa)
+    plan = plan_of(region, isa, schedule)
     kernel = _LowbitBuilder(region, isa, plan, name, symbols).kernel()
     if not plan.is_tiled:
         return kernel
     stage, temporaries = tile_stage(region, plan, f"{name}_tiles", symbols)
     return replace(kernel, stages=(stage, *kernel.stages), temporaries=temporaries)
+
+
+def space(region: Region, isa: Isa) -> Space:
+    """Schedules of a product worth trying, the default first."""
+    return space_of(plan_of(region, isa).extent, isa)
 
 
 @dataclass(frozen=True)
@@ -153,13 +166,16 @@ class _LowbitBuilder:
             b.store(totals, const(0.0, with_lanes("float32", lanes)), number * lanes)
         together = max(plan.group, FEATURES) if plan.has_parts else plan.group
         whole, rest = divmod(plan.features, together)
-        blocks = -(-together // FEATURES)
-        with b.loop(0, whole, "group") as number:
-            place = b.let(number * index(blocks * plan.planes))
-            self._group(tile, Group(number, place, together), totals)
+        blocks = -(-together // FEATURES) * plan.planes
+        turns = whole // plan.unroll
+        with b.loop(0, turns, "group") as turn:
+            for one in range(plan.unroll):
+                number = b.let(turn * index(plan.unroll) + index(one))
+                self._group(tile, Group(number, b.let(number * index(blocks)), together), totals)
+        for left in range(turns * plan.unroll, whole):
+            self._group(tile, Group(index(left), index(left * blocks), together), totals)
         if rest:
-            place = index(whole * blocks * plan.planes)
-            self._group(tile, Group(index(whole), place, rest), totals)
+            self._group(tile, Group(index(whole), index(whole * blocks), rest), totals)
         tail = plan.columns % plan.width
         if tail == 0 or plan.panels == 1:
             self._finish(tile, totals, tail or plan.width)

@@ -6,6 +6,7 @@ import torch
 from torch import fx
 
 from effc.codegen.access import Access
+from effc.codegen.families.lowbit_schedule import FEW_ROWS, Extent, LowbitSchedule, default_of
 from effc.codegen.families.product_plan import geometry_of
 from effc.codegen.isa import Isa
 from effc.codegen.kernel import Pack
@@ -16,8 +17,6 @@ from effc.ir.opspec import op_name
 from effc.ir.symbols import Size, ceil_div, product, simplify
 
 INTEGER = "effc.linear_grouped_integer.default"
-FEW_ROWS, SOME_ROWS = 4, 8
-CHUNK_POSITIONS = 96
 MOST_FEATURES = 1 << 16  # an int32 sum of a group holds them whatever the codes
 
 
@@ -48,6 +47,8 @@ class Plan:
         lanes: Columns per vector.
         vectors: Vectors of columns in a panel.
         rows: Positions of a register tile.
+        task_tiles: Register tiles of a task, along the positions.
+        unroll: Groups of features per turn of the loop over them.
         packed: Packed weights by name.
     """
 
@@ -73,6 +74,8 @@ class Plan:
     lanes: int
     vectors: int
     rows: int
+    task_tiles: int
+    unroll: int
     packed: dict[str, Pack] = field(default_factory=dict)
 
     @property
@@ -133,11 +136,16 @@ class Plan:
     @property
     def chunk(self) -> int:
         """Positions of a task."""
-        return max(CHUNK_POSITIONS // self.rows, 1) * self.rows
+        return self.task_tiles * self.rows
+
+    @property
+    def extent(self) -> Extent:
+        """What a schedule depends on."""
+        return Extent(self.positions, self.columns, self.groups)
 
 
-def plan_of(region: Region, isa: Isa) -> Plan:
-    """Read the geometry of a region's product and choose its tile.
+def plan_of(region: Region, isa: Isa, schedule: LowbitSchedule | None = None) -> Plan:
+    """Read the geometry of a region's product and choose its tile, unless a schedule does.
 
     Raises:
         BuildError: If the product is of a form the family does not handle.
@@ -153,7 +161,8 @@ def plan_of(region: Region, isa: Isa) -> Plan:
         raise BuildError(f"groups of {group} features; kernels handle multiples of {FEATURES}")
     if features > MOST_FEATURES:
         raise BuildError(f"{features} features; low-bit kernels handle up to {MOST_FEATURES}")
-    vectors, rows = _tile(geometry["positions"], geometry["columns"], isa)
+    extent = Extent(geometry["positions"], geometry["columns"], -(-features // group))
+    chosen = schedule or default_of(extent, isa)
     known = {
         "anchor": anchor,
         "source": region.input_of(anchor.args[0]),
@@ -165,8 +174,10 @@ def plan_of(region: Region, isa: Isa) -> Plan:
         "has_table": table is not None,
         "scale_dtype": scale.meta["val"].dtype,
         "lanes": isa.lanes,
-        "vectors": vectors,
-        "rows": rows,
+        "vectors": chosen.vectors,
+        "rows": chosen.rows,
+        "task_tiles": chosen.tiles,
+        "unroll": chosen.unroll,
     }
     plan = Plan(**known, **geometry)
     return Plan(**known, **geometry, packed=_packed(region, plan))
@@ -191,23 +202,3 @@ def _packed(region: Region, plan: Plan) -> dict[str, Pack]:
         position = region.input_of(zero_point)
         packed["zeros"] = PackGroups(position, plan.width, plan.bits, plan.groups, plan.columns)
     return packed
-
-
-def _tile(positions: Size, columns: int, isa: Isa) -> tuple[int, int]:
-    """Vectors of columns and positions of a register tile.
-
-    Few positions only wait for memory: wide panels. Else products and totals stay in registers
-    beside the weights; as many positions as fit beside one vector are done in one pass. Where the
-    number is not known, a tile of eight wastes little of small numbers.
-    """
-    most = -(-columns // isa.lanes)
-    free = (isa.registers - 6) // 2
-    if not isinstance(positions, int):
-        return 1, min(free, SOME_ROWS)
-    if positions <= FEW_ROWS:
-        return min(FEW_ROWS if isa.registers > 16 else 2, most), positions
-    if positions <= free:
-        return 1, positions
-    vectors = min(2, most, free // FEW_ROWS)
-    tries = range(FEW_ROWS, min(free // vectors, 7) + 1)
-    return vectors, min(tries, key=lambda count: (-(-positions // count) * (count + 1), -count))

@@ -35,6 +35,8 @@ SUMS = Tolerance(relative=1e-5)
 ROUNDED = Tolerance(relative=2**-7)  # one step of bfloat16
 TARGETS = ("native", "x86-64-v3")
 AT_ONCE = 6
+INTEGER_CODES = "quantize-weights{bits=4 group=32}"
+FLOAT_CODES = "quantize-weights{bits=3 group=64 symmetric=false activations=float32}"
 
 
 class Layers(nn.Module):
@@ -105,14 +107,46 @@ class Heads(nn.Module):
         return attend(x, x, x), attend(x, many, many)
 
 
-SHAPES = {"heads": (1, 2, 19, 8)}
+class Codes(nn.Module):
+    """Low-bit weights for a few rows and for many, the last group of features incomplete."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.few = nn.Linear(70, 90)
+        self.many = nn.Linear(70, 50)
+
+    def forward(self, x):
+        return self.few(x[:, :3]), F.relu(self.many(x))
+
+
+class Tokens(nn.Module):
+    """A symbolic number of rows, the last group of features incomplete."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up = nn.Linear(70, 50)
+
+    def forward(self, x):
+        return F.relu(self.up(x))
+
+
+SHAPES = {"codes": (2, 19, 70), "tokens": (2, 19, 70), "heads": (1, 2, 19, 8)}
 SHAPES |= {"layers": (2, 3, 17, 13), "maps": (2, 3, 17, 13), "words": (2, 11, 33)}
 SHAPES["rows"] = (2, 30, 1000)
-MODULES = {"heads": Heads, "layers": Layers, "maps": Maps, "words": Words, "rows": Rows}
+MODULES = {
+    "codes": Codes,
+    "heads": Heads,
+    "layers": Layers,
+    "maps": Maps,
+    "words": Words,
+    "rows": Rows,
+}
 
 
 def program_of(kind: str, passes: str) -> Program:
-    dynamic = {"x.1": "length"} if kind == "words" else None
+    dynamic = {"x.1": "length"} if kind in ("words", "tokens") else None
     program = traced(MODULES[kind](), torch.randn(SHAPES[kind]), dynamic=dynamic)
     pipeline = PassManager.parse(f"{CLEAN},{passes}" if passes else CLEAN)
     return pipeline.run(program, PassContext()).program
@@ -182,6 +216,9 @@ def check(program: Program, case: Case, schedules: list[Schedule], target: Targe
         ("rows", ""),
         ("heads", ""),
         ("heads", "bfloat16"),
+        ("codes", INTEGER_CODES),
+        ("codes", FLOAT_CODES),
+        ("tokens", INTEGER_CODES),
     ],
 )
 @settings(deadline=None, max_examples=4)
@@ -195,11 +232,14 @@ def test_points_of_spaces(kind, passes, target, data):
     check(program, case, points, small(target))
 
 
-@pytest.mark.parametrize("kind", ["layers", "maps", "rows"])
-def test_the_default_comes_first_and_points_are_distinct(kind):
+@pytest.mark.parametrize(
+    ("kind", "passes", "least"),
+    [("layers", "", 4), ("maps", "", 4), ("rows", "", 4), ("codes", INTEGER_CODES, 2)],
+)
+def test_the_default_comes_first_and_points_are_distinct(kind, passes, least):
     for target in TARGETS:
-        _, cases = cases_of(kind, "", target)
-        assert len(cases) >= 4
+        _, cases = cases_of(kind, passes, target)
+        assert len(cases) >= least
         for case, space in cases:
             assert len(set(space)) == len(space) <= 2000
             isa = Isa.of(small(target))

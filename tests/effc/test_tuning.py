@@ -146,3 +146,17 @@ def test_an_interrupted_search_loses_nothing(run, process, clock, contest, datab
     defaults = {r["key"]["kernel"]: tuple(r["schedule"].values()) for r in reversed(after)}
     others = [point for point in points if point[1] != defaults[point[0]]]
     assert len(set(others)) == len(others)  # nothing is measured twice
+
+
+def test_low_bit_kernels_are_tuned_but_not_those_of_elastic_artifacts(
+    run, clock, contest, database
+):
+    low_bits = [*COMPILE, "-p", "quantize-weights{bits=8}", "--keep-going"]
+    run(*low_bits, "--tune", TRIALS).assert_succeeds()
+    assert "lowbit" in {row["family"] for row in entries(database)}
+    forge_gains(database, 0.5)
+    run(*low_bits).assert_succeeds()
+    tuned = report()["tuning"]["kernels"]
+    run(*low_bits, "--elastic", "8,4").assert_succeeds()
+    elastic = report()["tuning"]["kernels"]
+    assert len(elastic) < len(tuned)

@@ -11,7 +11,7 @@ from effc.backends.measure import interleaved
 from effc.backends.staging import RESULT, replacing
 from effc.candidate import Candidate, build_candidate, check_outputs, start_of
 from effc.codegen.schedule import Chosen, nothing_chosen
-from effc.elastic import shortened, widened
+from effc.elastic import SHARED, shortened, widened
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
 from effc.metrics import Scores, called, quality
@@ -143,6 +143,8 @@ class Compilation:
     def _open_tuning(self) -> None:
         recipe, prepared = self.prepared.recipe, self.prepared
         self.tuning = Tuning.open(prepared.target, prepared.sizes, recipe.tune, recipe.seed)
+        if recipe.elastic:
+            self.tuning.untouched = SHARED  # all widths read codes that are packed alike
         self.notes += self.tuning.notes
 
     def _tuned(self, best: Candidate, scratch: Path) -> Candidate:

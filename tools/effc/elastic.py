@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from effc.compiler import Compilation
 
 BACKEND = "tvm_cpu"
+SHARED = frozenset({"lowbit"})  # families whose packed weights all widths read
 
 
 def widened(compilation: Compilation, best: Candidate, work: Path) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ class Tuning:
         found: Candidates that had been measured before.
         latencies: The model with default and with tuned schedules, measured in turns.
         notes: Remarks for the user.
+        untouched: Families whose kernels keep their default schedules.
     """
 
     known: Known | None
@@ -49,6 +50,7 @@ class Tuning:
     found: int = 0
     latencies: dict[str, Latency] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    untouched: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, target: Target, sizes: dict[str, int], trials: int, seed: int = 0) -> Tuning:
@@ -71,7 +73,8 @@ class Tuning:
 
     def chosen(self, kernel: str) -> Values | None:
         """The schedule of a kernel that beats its default."""
-        return self.known.chosen(kernel) if self.known else None
+        found = self.known.gain(kernel) if self.known else None
+        return None if found is None or found.family in self.untouched else found.schedule
 
     def search(
         self, candidate: Candidate, target: Target, inputs: Arrays, work: Path, progress: Progress
