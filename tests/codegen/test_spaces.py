@@ -142,6 +142,7 @@ MODULES = {
     "maps": Maps,
     "words": Words,
     "rows": Rows,
+    "tokens": Tokens,
 }
 
 
