@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import allocation, bit_budgets, bit_front, bits
+from bench import allocation, bit_budgets, bit_front, bits, sections
 from effc.tables import render
 
 
@@ -73,11 +73,24 @@ def test_rows_measured_anew_replace_those_of_the_same_section_and_model():
 
 
 def test_every_section_can_be_imported():
-    for name in bits.SECTIONS:
-        section = bits.section_of(name)
+    for name in sections.SECTIONS:
+        section = sections.section_of(name)
         assert section.TITLE
         assert section.ABOUT
         assert list(section.lines_of([])) == []
+
+
+def test_jobs_are_models_of_sections():
+    assert sections.jobs_of(["front", "allocation"], []) == [
+        ("allocation", ("language_model",)), ("allocation", ("vit",)),
+        ("allocation", ("depthwise_cnn",)), ("allocation", ("residual_cnn",)),
+        ("front", ("language_model",)),
+    ]  # fmt: skip
+    assert sections.jobs_of(["allocation", "eight-bits"], ["vit"]) == [
+        ("eight-bits", ("vit",)), ("allocation", ("vit",)),
+    ]  # fmt: skip
+    for name in sections.SECTIONS:
+        assert sections.section_of(name).MODELS
 
 
 def test_front():

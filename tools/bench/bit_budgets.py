@@ -22,6 +22,7 @@ from effc.tables import table
 
 SECTION, TITLE = "budgets", "budgets"
 MINILM = "MiniLM-L6"
+MODELS = ("language_model", "vit", "residual_cnn", MINILM)
 SECONDS = 1800
 SIZE_AND_DROP = ("--max-drop", "1%", "--max-size", "20%")
 LATENCY = ("--max-latency", "60%")

@@ -28,6 +28,7 @@ from effc.units import size_text
 from zoo.language_model import language_model
 
 SECTION, TITLE = "front", "mixed and uniform"
+MODELS = (LANGUAGE,)
 METRIC, ROUNDS = AllocateBits().metric, 2
 FORMS = tuple(Form.parse(f"w{bits}a32g{GROUP}") for bits in (8, 6, 5, 4, 3, 2))
 BETWEEN = (0.25, 0.5, 0.75)  # of the way from one uniform size to the next, from 3 to 4 bits

@@ -4,52 +4,21 @@
 models; rows measured anew replace earlier ones.
 """
 
-import importlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from bench.pages import write_section
+from bench.sections import SECTIONS, TIMED, Row, jobs_of, section_of, side_by_side
 from effc.environment import environment
 
 RESULT, PAGE = Path("bench/bits.json"), Path("docs/bits.md")
-SECTIONS = {
-    "allocation": "bench.allocation",
-    "front": "bench.bit_front",
-    "budgets": "bench.bit_budgets",
-    "rounding": "bench.rounding",
-    "eight-bits": "bench.eight_bits",
-}
 COMMAND = "make bench-bits"
-Row = dict[str, Any]
-
-
-class Section(Protocol):
-    """What a section's module offers."""
-
-    TITLE: str
-    ABOUT: str
-
-    def rows_of(self, progress: Progress, wanted: Sequence[str]) -> Iterator[Row]:
-        """Measure what is named, or all; every row has the `section` it is of."""
-
-    def tables_of(self, rows: Sequence[Row]) -> list[Table]:
-        """Tables of the section's rows."""
-
-    def lines_of(self, rows: Sequence[Row]) -> Iterator[str]:
-        """What they show, a line each."""
-
-
-def section_of(name: str) -> Section:
-    """The module of a section."""
-    module: Any = importlib.import_module(SECTIONS[name])
-    return module  # type: ignore[no-any-return]
 
 
 def merged(rows: list[Row], fresh: Sequence[Row]) -> list[Row]:
@@ -65,20 +34,26 @@ def main(arguments: Sequence[str]) -> int:
     rows: list[Row] = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     RESULT.parent.mkdir(exist_ok=True)
     with Progress(console=Console(stderr=True)) as progress:
-        for name in names:
-            section = section_of(name)
-            fresh: list[Row] = []
-            for row in section.rows_of(progress, wanted):
-                fresh.append(row)
-                record = {"environment": environment(), "rows": merged(rows, fresh)}
-                RESULT.write_text(json.dumps(record, indent=1) + "\n")
+        for fresh in measured(names, wanted, progress):
             rows = merged(rows, fresh)
+            record = {"environment": environment(), "rows": rows}
+            RESULT.write_text(json.dumps(record, indent=1) + "\n")
     console = Console(width=110, highlight=False)
     for name in SECTIONS:
         own = [row for row in rows if row.get("section") == name]
         if own:
             console.print(*write(name, own), sep="\n")
     return 0
+
+
+def measured(
+    names: Sequence[str], wanted: Sequence[str], progress: Progress
+) -> Iterator[list[Row]]:
+    """Rows of all sections: those that take times by themselves, all others side by side."""
+    yield from side_by_side(jobs_of([one for one in names if one not in TIMED], wanted), progress)
+    for name in names:
+        if name in TIMED:
+            yield from ([row] for row in section_of(name).rows_of(progress, wanted))
 
 
 def write(name: str, rows: Sequence[Row]) -> list[str | Table]:

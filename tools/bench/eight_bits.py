@@ -35,6 +35,7 @@ ABOUT = (
     "`torchao`: not with the others, as transformers imports it wherever it is). "
     "Perplexity is better where it is lower."
 )
+MODELS = ("residual_cnn", "depthwise_cnn", "vit", "language_model", "MiniLM-L6")
 WHAT, FLOAT, OURS, THREADS = "quality", "float32", "effc int8", 1
 TORCHAO, ALLOWED = "torchao", 0.005
 IMAGE = "x:float32[batch=1..64,1,16,16]"

@@ -19,6 +19,7 @@ from effc.progress import no_progress
 from effc.tables import table
 
 SECTION, TITLE, NAME = "rounding", "ways to round", "language_model"
+MODELS = (NAME,)
 MODEL, INPUT = "zoo.language_model:language_model", "input_ids:int64[batch=1..64,length=2..512]"
 WIDTHS, HALF, FLOAT_NBYTES = (8, 4, 3, 2), 0.5, 4
 WHAT, FLOAT, NEAREST = "perplexity", "float32", "nearest"

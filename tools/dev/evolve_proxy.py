@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from bench.bits import FORMS, MODELS, Subject
+from bench.allocation import FORMS, MODELS, Subject
 from effc.passes.bits.metrics.evolved import STATISTICS, Numbers, numbers_of
 from effc.passes.bits.metrics.expression import BINARY, UNARY, Expression
 
