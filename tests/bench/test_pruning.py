@@ -41,7 +41,7 @@ def test_a_table_per_model_with_a_column_per_cut(rows):
 def test_verdicts(rows):
     assert list(pruning.verdicts(rows)) == [
         "vit, 50% cut: fisher (90.0%) beats Torch-Pruning l2 (80.0%)",
-        "vit, 50% cut, at most 1 min of recovery: 98.0%, +1.0 points lost",
+        "vit, 50% cut, at most 1 min of recovery: 98.0%, -1.0 points against the whole",
         "vit, 75% cut: l2 (30.0%) does not beat Torch-Pruning lamp (50.0%)",
         "resnet18, 50.0% of the multiply-adds cut: 1.67x faster, 80% of the reduction, "
         "less than 85%",

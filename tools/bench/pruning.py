@@ -182,13 +182,13 @@ def _against_peer(own: Sequence[Row]) -> str:
 def _recovery(row: Row, whole: float) -> str:
     minutes = MINUTES[row["what"]]
     change = (
-        f"{100 * (whole - row['value']):+.1f} points lost"
+        f"{100 * (row['value'] - whole):+.1f} points"
         if row["what"] == "accuracy"
-        else f"{row['value'] / whole - 1:+.1%} of the whole"
+        else f"{row['value'] / whole - 1:+.1%}"
     )
     return (
         f"{row['model']}, {row['cut']:.0%} cut, at most {minutes} min of recovery: "
-        f"{_shown(row, row['value'])}, {change}"
+        f"{_shown(row, row['value'])}, {change} against the whole"
     )
 
 
