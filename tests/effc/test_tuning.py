@@ -160,3 +160,13 @@ def test_low_bit_kernels_are_tuned_but_not_those_of_elastic_artifacts(
     run(*low_bits, "--elastic", "8,4").assert_succeeds()
     elastic = report()["tuning"]["kernels"]
     assert len(elastic) < len(tuned)
+
+
+def test_depths_share_the_weights_of_tuned_kernels(run, clock, contest, database):
+    deep = "compile cli_models:residual --threads 1 --calib cli_models:batches -o out".split()
+    deep += ["--keep-going", "-p", "quantize-weights{bits=8}", "--depths", "1"]
+    run(*deep, "--tune", 6).assert_succeeds()
+    forge_gains(database, 0.5)
+    run(*deep).assert_succeeds()
+    assert report()["tuning"]["kernels"]
+    assert [row["depth"] for row in report()["depths"]] == [1]

@@ -16,6 +16,7 @@ from effc.backends.tvm_cpu.depths import DEPTHS, add_depth
 from effc.backends.tvm_cpu.elastic import ELASTIC, WIDE, add_width
 from effc.backends.tvm_cpu.session import LIBRARY, WEIGHTS
 from effc.candidate import Candidate, build_candidate, check_outputs
+from effc.codegen.schedule import nothing_chosen
 from effc.ir.errors import NotAvailableError, UsageError
 from effc.ir.target import Target
 from effc.passes.base import PassContext
@@ -116,7 +117,9 @@ def _built(
     folder.mkdir()
     rows = [*best.passes, *report.to_json()]
     target, original = compilation.prepared.target, compilation.prepared.clean.program
-    made = build_candidate(f"{best.name} in {form}", report.program, target, folder, rows)
+    chosen = compilation.tuning.chosen if best.tuned_kernels else nothing_chosen
+    name = f"{best.name} in {form}"
+    made = build_candidate(name, report.program, target, folder, rows, chosen)
     check_outputs(made, compilation.prepared.inputs, original)
     made.model.close()
     yield folder
