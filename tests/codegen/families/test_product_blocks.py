@@ -9,7 +9,13 @@ from torch import nn
 
 from effc.codegen.pack import PackBlocks
 from effc.ir.ops.blocks import linear_blocks, linear_blocks_half, linear_blocks_integer
+from effc.ir.opspec import op_name
+from effc.ir.target import Target
 from effc.ir.testing import EXACT, Tolerance
+from effc.passes.base import PassContext
+from effc.passes.clean.pipeline import CLEAN
+from effc.passes.lower.pipeline import SPELL_OUT
+from effc.passes.manager import PassManager
 
 SUMS = Tolerance(relative=2e-5)
 KINDS = ["float32", "bfloat16", "uint8"]
@@ -108,3 +114,17 @@ def test_blocks_that_are_packed(dtype):
     assert values.shape == (4, 16, 4)
     assert (values[0, 3, 2], values[1, 7, 1], values[2, 1, 0]) == (1, 2, 3)
     assert np.count_nonzero(values) == 3
+
+
+@pytest.mark.parametrize(("pattern", "after"), [("16x1", ""), ("16x4", ",quantize")])
+def test_sparsified_layers_get_it(compiled, pattern, after):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 32))
+    sparsify = f"sparsify-weights{{pattern={pattern} ratio=0.6 method=magnitude}}"
+    x = torch.randn(9, 48)
+    built = compiled(net, {"input": x}, passes=f"{CLEAN},{sparsify}{after}")
+    context = PassContext(target=Target.parse("native"))
+    lowered = PassManager.parse(SPELL_OUT).run(built.program, context).program
+    found = [op_name(node) for node in lowered.forward.graph.nodes]
+    assert sum("linear_blocks" in name for name in found) == 2
+    built.check({"input": x}, Tolerance(relative=2e-2) if after else SUMS)
