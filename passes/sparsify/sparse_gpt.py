@@ -4,15 +4,18 @@ E. Frantar, D. Alistarh, "SparseGPT", 2023, arXiv 2301.00774. With H = X X^T of 
 and U the upper Cholesky factor of its inverse (GPTQ's): a weight costs w^2 / U_jj^2; what goes is
 chosen for a block of columns when it is reached, from the weights updated by then (for N:M, for
 each run of M columns), over all rows together. A column's error w / U_jj times row j of U is taken
-from the columns after it.
+from the columns after it. The paper chooses for 128 columns at a time; narrow layers, whose columns
+are alike, lose less with 32.
 """
 
 import numpy as np
 
-from effc.passes.bits.rounding.gptq import BLOCK, DAMPING, upper_inverse
+from effc.passes.bits.rounding.gptq import DAMPING, upper_inverse
 from effc.passes.bits.rounding.grid import Matrix
 from effc.passes.sparsify.job import Job, Sparse
 from effc.passes.sparsify.patterns import Mask
+
+TOGETHER = 32  # columns whose zeros are chosen together
 
 
 def sparse_gpt(job: Job) -> Sparse:
@@ -25,7 +28,7 @@ def sparse_gpt(job: Job) -> Sparse:
     work[:, np.diag(job.read.moment) <= 0] = 0
     upper = upper_inverse(job.read.moment, DAMPING)
     kept, columns = np.ones(work.shape, bool), work.shape[1]
-    step = max(job.pattern.run, BLOCK // job.pattern.run * job.pattern.run)
+    step = max(job.pattern.run, TOGETHER // job.pattern.run * job.pattern.run)
     for first in range(0, columns, step):
         here = slice(first, min(first + step, columns))
         errors = _eliminated(job, work[:, here], upper[here, here], kept[:, here])
