@@ -195,7 +195,7 @@ def test_what_must_stay_is_refused(program: Program) -> None:
         ({"ratio": 1.0}, "ratio=1 leaves nothing; take one between 0 and 1"),
         ({"ratio": 0.0}, "ratio=0 leaves everything"),
         ({"of": "bytes"}, "'bytes' is none of channels, macs, parameters"),
-        ({"spread": "even"}, "'even' is none of uniform, global, plan"),
+        ({"spread": "even"}, "'even' is none of uniform, global, adaptive, plan"),
         ({"spread": "plan"}, "spread=plan needs of=macs or of=parameters"),
         ({"repair": "all"}, "'all' is none of none, columns, sequential"),
         ({"align": 0}, "align=0 is no number of channels"),
