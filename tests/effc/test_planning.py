@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import effc
-from effc import compiler
+from effc import compiler, planning
 from effc.front import draw_front, measured_points
 from effc.ir.errors import UsageError
 from effc.passes.bits.metrics import registry
@@ -75,6 +75,30 @@ def test_quality_is_kept_with_the_smallest_plan(run, clock):
     assert len(tried) <= 3
     met = [trial["size_nbytes"] for trial in tried if trial["quality"] >= 0.9]
     assert report["result"]["size_nbytes"] == min(met)
+
+
+@pytest.fixture
+def pessimist(monkeypatch):
+    """A search that begins with no room for weights, as where the baseline has large kernels."""
+
+    class Pessimist(planning._Search):
+        def __init__(self, compilation, work):
+            super().__init__(compilation, work)
+            self.overhead = self.largest
+
+    monkeypatch.setattr(planning, "_Search", Pessimist)
+
+
+@pytest.mark.parametrize("budgets", [(), ("--max-drop", "100pt")])
+def test_what_builds_take_beside_weights_is_measured(run, clock, whole, pessimist, budgets):
+    words = [*OUTLIER, *PLANNED, "-o", "out", "--max-size", f"{whole - BETWEEN}B", *budgets]
+    run(*words).assert_succeeds()
+    report = json.loads(Path("out/report.json").read_text())
+    assert effc.Artifact("out").size_nbytes <= whole - BETWEEN
+    (row,) = report["passes"]
+    assert "infeasible" not in row["notes"] or budgets
+    formats = {note["format"] for note in row["notes"]["layers"].values()}
+    assert formats == ({"w8a8"} if budgets else {"float32", "w8a8"})
 
 
 def test_dry_run_shows_the_plan(run):

@@ -91,6 +91,7 @@ class _Search:
         size, latency = baseline.size_nbytes, baseline.latency
         self.largest = prepared.size.allowed(size) if prepared.size else None
         self.overhead = size - prepared.clean.program.weight_nbytes
+        self.seen_overhead = self.overhead
         self.longest: float | None = None
         if prepared.latency is not None and latency is not None:
             self.longest = prepared.latency.allowed(latency.median) * (1 - MARGIN)
@@ -98,12 +99,15 @@ class _Search:
         self.best: Candidate | None = None
         self.best_report: PipelineReport | None = None
         self.best_rank: tuple[float, ...] = ()
+        self.has_none = False  # whether no plan kept the last limits
         self._known: dict[tuple[tuple[str, str], ...], _Beyond] = {}
 
     def run(self) -> Candidate:
         """Build as many as it takes."""
         if self.compilation.prepared.drop is None:
-            self._fitted(None if self.largest is None else self.largest - self.overhead)
+            self._fitted(self._room())
+            if self._has_more_room():
+                self._fitted(self._room())
         else:
             self._bisect()
         assert self.best_report is not None, "at least one plan is built"
@@ -127,12 +131,28 @@ class _Search:
         search.search(excess)
         self.compilation.progress("plan", steps, steps)
 
+    def _room(self) -> int | None:
+        """Bytes of weights that fit into the size budget."""
+        return None if self.largest is None else self.largest - self.overhead
+
+    def _has_more_room(self) -> bool:
+        """Whether no plan seemed to fit and a build took less beside its weights than expected.
+
+        What is expected is what the baseline takes, whose kernels may be larger.
+        """
+        is_more = self.has_none and self.seen_overhead < self.overhead
+        self.overhead = self.seen_overhead if is_more else self.overhead
+        return is_more and self.largest is not None
+
     def _sizes(self) -> list[int]:
         """Bytes of weights at which the plan changes, within the size budget, and the budget's."""
         plan = plan_note(self.compilation.transformed().to_json()) or {}
         sizes = [int(one) for one in plan.get("sizes", [])]
-        most = sizes[-1] if sizes else 0
-        most = most if self.largest is None else min(most, self.largest - self.overhead)
+        room, most = self._room(), sizes[-1] if sizes else 0
+        if room is not None and sizes and room < sizes[0]:
+            self._fitted(room)
+            room = self._room() if self._has_more_room() else room
+        most = most if room is None else min(most, room)
         return [*(one for one in sizes if one < most), most]
 
     def _fitted(self, nbytes: int | None) -> float:
@@ -146,6 +166,7 @@ class _Search:
             report = self.compilation.transformed(limits=self._limits(aim))
             beyond = self._built(report, aim)
             quality, plan = beyond.quality, plan_note(report.to_json())
+            self.has_none = _is_infeasible(report)
             if beyond.is_kept or _is_infeasible(report) or plan is None:
                 break
             aim = aim.tightened(plan, beyond)
@@ -165,7 +186,7 @@ class _Search:
     def _built(self, report: PipelineReport, aim: _Aim) -> _Beyond:
         """Build a plan, unless it was built before, and keep it if it is the best.
 
-        Budgets come first, then size.
+        Budgets come first, then size, or predicted loss where there is no quality budget.
         """
         formats = _formats(report)
         if formats in self._known:
@@ -184,9 +205,13 @@ class _Search:
             "predicted_loss": plan["totals"].get("loss"),
         }
         beyond = self._judged(facts, candidate)
+        if "other_nbytes" in plan:
+            weights = int(plan["totals"]["nbytes"]) + int(plan["other_nbytes"])
+            self.seen_overhead = min(self.seen_overhead, facts["size_nbytes"] - weights)
+        size, loss = float(facts["size_nbytes"]), plan["totals"].get("loss", 0.0)
         rank = (
             max(beyond.nbytes, 0), max(beyond.seconds, 0.0), max(beyond.quality, 0.0),
-            float(facts["size_nbytes"]),
+            loss if self.compilation.prepared.drop is None else size, size,
         )  # fmt: skip
         self._keep_best(report, candidate, rank)
         self._known[formats] = beyond
