@@ -18,7 +18,8 @@ def weight_header(weights: dict[str, np.ndarray]) -> bytes:
     """What the file says about its tensors, so long that the data starts at a multiple of 64 bytes.
 
     Every tensor is stored as bytes, filled up to a multiple of 64; the metadata has their types,
-    and the bits of an element where they are fewer than its type has.
+    the bits of an element where they are fewer than its type has, and how many are not zero where
+    only those are stored.
     """
     digits = len(str(len(weights)))
     kinds: dict[str, str] = {}
@@ -26,9 +27,8 @@ def weight_header(weights: dict[str, np.ndarray]) -> bytes:
     at = 0
     for number, (name, value) in enumerate(weights.items()):
         label = f"{number:0{digits}d}.{name}"
-        stored = Stored.of(value)
-        packed = f" in {stored.bits} bits" if stored.bits else ""
-        kinds[label] = f"{value.dtype}{list(value.shape)}{packed}"
+        stored = Stored.of(name, value)
+        kinds[label] = f"{value.dtype}{list(value.shape)}{stored.text}"
         nbytes = stored.room
         tensors[label] = {"dtype": "U8", "shape": [nbytes], "data_offsets": [at, at + nbytes]}
         at += nbytes
@@ -42,7 +42,7 @@ def write_weights(weights: dict[str, np.ndarray], path: Path) -> None:
     with path.open("wb") as file:
         file.write(len(header).to_bytes(PREFIX, "little"))
         file.write(header)
-        for value in weights.values():
-            stored = Stored.of(value)
+        for name, value in weights.items():
+            stored = Stored.of(name, value)
             file.write(stored.content(value).data)
             file.write(b"\0" * (stored.room - stored.nbytes))

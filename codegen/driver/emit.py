@@ -79,12 +79,13 @@ class _Emitter:
 
     def _unpacked(self) -> str:
         rows = ", ".join(
-            f"{{{one.offset}, {one.place}, {one.stored.count}, {one.stored.bits}}}"
+            f"{{{one.offset}, {one.place}, {one.stored.count}, {one.stored.nonzero}, "
+            f"{one.stored.itemsize}, {one.stored.bits}}}"
             for one in self.weights.unpacked.values()
         )
         return (
             "static const effc_packed *effc_packed_weight(int i) {\n"
-            f"  static const effc_packed rows[] = {{{rows or '{0, 0, 0, 0}'}}};\n"
+            f"  static const effc_packed rows[] = {{{rows or '{0}'}}};\n"
             "  return &rows[i];\n}"
         )
 

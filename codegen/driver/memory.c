@@ -79,7 +79,7 @@ static int effc_grow(uint8_t **memory, size_t *room, size_t nbytes) {
   return effc_fail("%scannot allocate %lld bytes of working memory", "", (long long)nbytes, 0);
 }
 
-/* ---- weights: a safetensors file, mapped; narrow integers are unpacked ---- */
+/* ---- weights: a safetensors file, mapped; narrow integers and weights without zeros are unpacked ---- */
 
 /* FNV-1a (Fowler, Noll, Vo), 64 bits. */
 static uint64_t effc_hash(const uint8_t *bytes, uint64_t count) {
@@ -101,11 +101,39 @@ static void effc_widen(const uint8_t *from, uint8_t *to, uint64_t count, int bit
   }
 }
 
+/* Elements to where their bits are set, zeros between them. They lie at the end of the memory they
+ * are moved in, so none is written over before it is read. */
+static inline void effc_spread(const uint8_t *mask, uint8_t *to, uint64_t count,
+                               const uint8_t *from, size_t itemsize) {
+  for (uint64_t i = 0; i < count; i++, to += itemsize) {
+    if (mask[i / 8] >> i % 8 & 1) {
+      uint32_t element;
+      memcpy(&element, from, itemsize);
+      memcpy(to, &element, itemsize);
+      from += itemsize;
+    } else {
+      memset(to, 0, itemsize);
+    }
+  }
+}
+
+static void effc_unpack_one(const effc_packed *one, const uint8_t *from, uint8_t *to) {
+  const int has_mask = one->nonzero < one->count;
+  const uint8_t *values = from + (has_mask ? (one->count + 7) / 8 : 0);
+  uint8_t *end = to + (one->count - one->nonzero) * one->itemsize;
+  if (one->bits) effc_widen(values, end, one->nonzero, one->bits);
+  else memcpy(end, values, one->nonzero * one->itemsize);
+  if (!has_mask) return;
+  if (one->itemsize == 1) effc_spread(from, to, one->count, end, 1);
+  else if (one->itemsize == 2) effc_spread(from, to, one->count, end, 2);
+  else effc_spread(from, to, one->count, end, 4);
+}
+
 static int effc_unpack(struct effc_model *m) {
   if (effc_grow(&m->unpacked, &m->unpacked_room, EFFC_UNPACKED_NBYTES)) return 1;
   for (int i = 0; i < EFFC_UNPACKED; i++) {
     const effc_packed *one = effc_packed_weight(i);
-    effc_widen(m->weights + one->offset, m->unpacked + one->place, one->count, one->bits);
+    effc_unpack_one(one, m->weights + one->offset, m->unpacked + one->place);
   }
   return 0;
 }

@@ -22,10 +22,12 @@
 
 enum { EFFC_ALIGN = 64, EFFC_MAX_THREADS = 256 };
 
-/* A weight that is unpacked on loading: where it lies in the file, where it goes, its elements. */
+/* A weight that is unpacked on loading: where it lies in the file, where it goes, its elements, how
+ * many of them are stored (fewer than all: behind a bit for each), bytes of one, bits of a stored one
+ * (0: as it is). */
 typedef struct effc_packed {
-  uint64_t offset, place, count;
-  int bits;
+  uint64_t offset, place, count, nonzero;
+  int itemsize, bits;
 } effc_packed;
 
 typedef struct effc_worker {

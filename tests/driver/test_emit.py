@@ -17,7 +17,7 @@ from effc.backends.runner import Model
 from effc.backends.tvm_cpu.weights import weight_header, write_weights
 from effc.candidate import build_candidate
 from effc.codegen.driver.expressions import c_expression, c_text
-from effc.codegen.driver.weights import WeightFile, fnv1a
+from effc.codegen.driver.weights import Stored, WeightFile, fnv1a
 from effc.codegen.executable import Executable
 from effc.ir.errors import BuildError
 from effc.ir.program import Program
@@ -66,10 +66,12 @@ def test_weights_lie_where_the_driver_looks(
         assert len(labels) == len(weights) > 3
         for label, (key, value) in zip(labels, weights.items(), strict=True):
             assert label.endswith(f".{key}")
-            assert kinds[label] == f"{value.dtype}{list(value.shape)}"
-            stored = file.get_tensor(label).tobytes()
-            assert stored[: value.nbytes] == value.tobytes()
-            assert not any(stored[value.nbytes :])
+            form = Stored.of(key, value)
+            assert kinds[label] == f"{value.dtype}{list(value.shape)}{form.text}"
+            stored, written = file.get_tensor(label).tobytes(), form.content(value).tobytes()
+            assert form.is_packed or written == value.tobytes()
+            assert stored[: len(written)] == written
+            assert not any(stored[len(written) :])
             at = start + layout.offsets[key]
             assert at % 64 == 0
             assert content[at : at + len(stored)] == stored
