@@ -129,7 +129,7 @@ def fused_multiply_add(x: Tensor, multiplier: Tensor, addend: Tensor) -> Tensor:
     differs from a hardware fused multiply-add with a probability of about 2^-29.
 
     Args:
-        x: int32 or float32; int32 is rounded to float32 first.
+        x: Integers or float32; integers are rounded to float32 first.
         multiplier: float32, broadcasts against `x`.
         addend: float32, broadcasts against `x`.
 
@@ -155,7 +155,7 @@ def requantize(
     is `low`.
 
     Args:
-        x: int32 or float32; int32 is rounded to float32 first.
+        x: Integers or float32; integers are rounded to float32 first.
         multiplier: float32, broadcasts against `x`.
         addend: float32, broadcasts against `x`; holds the zero point.
         low: Smallest code.

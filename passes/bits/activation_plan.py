@@ -14,7 +14,7 @@ from effc.passes.bits.activations import IMAGE, ROW
 from effc.passes.bits.encoding import Encoding, dynamic_db, encoding_of
 from effc.passes.bits.layers import Layer
 from effc.passes.bits.placement import Group, groups_of
-from effc.passes.bits.residual import residual_adds, shortcuts
+from effc.passes.bits.residual import gated_maps, residual_adds, shortcuts
 from effc.passes.calibrate.observers import Observer
 from effc.passes.calibrate.statistics import Statistics, is_map, statistics_of
 
@@ -33,7 +33,7 @@ class Choice:
 
     Attributes:
         mode: Static, dynamic, or whichever the predicted error allows.
-        residual: Whether residual additions of feature maps read codes.
+        residual: Whether residual additions and gates of feature maps read codes.
         map_observer: Chooses the range of static feature maps.
         row_observer: Chooses the range of other static values.
         least_db: Predicted signal-to-noise ratio below which `auto` does not go static;
@@ -127,7 +127,9 @@ def plan_activations(
 
 def _groups(graph: fx.Graph, read: Read, choice: Choice) -> list[Group]:
     convolutions = {one.node for layers in read.values() for one in layers if one.kind == "conv2d"}
-    extra = [] if choice.residual == "float" else shortcuts(graph, convolutions)
+    extra: list[fx.Node] = []
+    if choice.residual != "float":
+        extra = [*shortcuts(graph, convolutions), *gated_maps(graph, convolutions)]
     return groups_of(graph, {*read, *extra})
 
 

@@ -51,8 +51,8 @@ class Quantize(Pass):
         weight_observer: How the range of a weight channel is chosen; `auto` is `mse` below 8 bits,
             else `minmax`.
         embeddings: Whether tables are quantized, too.
-        residual: Whether residual additions of feature maps read codes (`int8`), read floats, or
-            read codes where that is accurate enough (`auto`).
+        residual: Whether residual additions and gates of feature maps (squeeze-and-excitation) read
+            codes (`int8`), read floats, or read codes where that is accurate enough (`auto`).
         skip_first: Leave the first linear or convolution in float.
         skip_last: Leave the last one in float.
         attention: What softmax attention multiplies. `auto` is codes where the target has their

@@ -14,6 +14,7 @@ from effc.ir.rewrite import apply
 from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.lower.borders import PAD
 from effc.passes.lower.chain import Chain
+from effc.passes.lower.gates import GateOfCodes, MeanOfCodes
 from effc.passes.lower.grouped import GroupedProduct, JoinedProduct
 from effc.passes.lower.interpolate import Interpolate
 from effc.passes.lower.quantize_rows import QuantizeBeforeReshape
@@ -36,7 +37,7 @@ class LowerInteger(Pass):
         rules = (
             UnpackWeight(), _QuantizeOfSame(), _QuantizeAfterMove(), _QuantizeAfterPad(),
             QuantizeBeforeReshape(), _QuantizeBeforePermute(), _IntegerProduct(), GroupedProduct(),
-            JoinedProduct(), _AddDequantized(),
+            JoinedProduct(), _AddDequantized(), MeanOfCodes(), GateOfCodes(),
         )  # fmt: skip
         has_tables = ctx.target is not None and ctx.target.has(SHORT_TABLES)
         tables = (Interpolate(),) if has_tables else ()
