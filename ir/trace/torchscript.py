@@ -11,7 +11,7 @@ from torch import fx
 
 from effc.ir.errors import ModelError, UsageError
 from effc.ir.program import Program
-from effc.ir.trace.failures import explain
+from effc.ir.trace.failures import DAMAGED, explain
 from effc.ir.trace.inputs import WantedInputs, example_tensors
 from effc.ir.trace.module import evaluation_mode, trace_module
 from effc.ir.trace.names import rename
@@ -63,12 +63,13 @@ def trace_script(script: torch.jit.ScriptModule, request: Request) -> Program:
 def _check_source(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise ModelError(f"{path} is a damaged TorchScript archive: {damaged}")
+            damaged = archive.testzip()
             sources = [name for name in archive.namelist() if "/code/" in name]
-            found = [FILE_ACCESS.search(archive.read(name)) for name in sources]
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError) as error:
+            found = [] if damaged else [FILE_ACCESS.search(archive.read(n)) for n in sources]
+    except DAMAGED as error:
         raise ModelError(f"{path} is a damaged TorchScript archive: {error}") from error
+    if damaged:
+        raise ModelError(f"{path} is a damaged TorchScript archive: {damaged}")
     if calls := sorted({match[0].decode() for match in found if match}):
         raise ModelError(f"{path} is refused, since it touches files when run: {calls[0]}")
 

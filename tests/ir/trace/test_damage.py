@@ -2,6 +2,7 @@
 
 import random
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,25 @@ def test_flipped_bytes(name: str, seed: int, contents: dict[str, bytes], tmp_pat
     path = tmp_path / name
     path.write_bytes(bytes(content))
     assert "\n" not in outcome(path, TEXTS if name == "script.pt" else [])
+
+
+def test_compressed_parts_that_cannot_be_unpacked(
+    contents: dict[str, bytes], tmp_path: Path
+) -> None:
+    """A byte in the middle of what zlib wrote, and not only in what it stands for."""
+    path = tmp_path / "script.pt"
+    path.write_bytes(contents["script.pt"])
+    with zipfile.ZipFile(path) as archive:
+        code = next(one for one in archive.infolist() if one.compress_type == zipfile.ZIP_DEFLATED)
+    begin = code.header_offset + 30 + len(code.filename)
+    messages = set()
+    for place in range(begin, begin + code.compress_size):
+        content = bytearray(contents["script.pt"])
+        content[place] ^= 0xFF
+        path.write_bytes(bytes(content))
+        messages.add(outcome(path, TEXTS).partition("script.pt ")[2])
+    assert any("decompressing" in message for message in messages)
+    assert all("\n" not in message for message in messages)
 
 
 @pytest.mark.parametrize("seed", range(6))
