@@ -19,6 +19,9 @@ SAMPLE, COMPILED = 40, 12
 BARS = {("eager", "D1"): 1878, ("native", "D2"): 1545}
 
 
+EXACTER = {"test_dft_inverse", "test_dft_inverse_opset19"}
+
+
 def committed(mode: str, count: int) -> list[str]:
     """Some of the tests that passed, evenly spread over all of them."""
     states = json.loads(RESULTS.read_text())["modes"].get(mode, {"state": {}})["state"]
@@ -51,7 +54,9 @@ def test_the_committed_table_keeps_the_bars():
     for (mode, group), bar in BARS.items():
         states = Counter(document["modes"][mode]["state"][name] for name in names[group])
         assert sum(states[state] for state in onnx_table.PASSED) >= bar
-        assert states["crash"] == states["hang"] == states["error"] == 0
+        assert states["crash"] == states["hang"] == states["error"] == states["not run"] == 0
+        wrong = {n for n in names[group] if document["modes"][mode]["state"][n] == "wrong"}
+        assert wrong <= EXACTER, "docs/onnx.md says why these may differ, and no others"
 
 
 def test_wrong_results_are_found(monkeypatch):

@@ -230,19 +230,23 @@ def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
     WORK.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
-    for mode in options["modes"]:
-        results += _run_mode(mode, options).values()
+    for mode in MODES:
+        is_run = mode in options["modes"] and not options["table"]
+        found = _run_mode(mode, options) if is_run else _known(_file(mode), options)
+        results += found.values()
     if options["only"] == "":
         write_table(results)
     return 0
 
 
+def _file(mode: str) -> Path:
+    return WORK / f"{mode}.jsonl"
+
+
 def _run_mode(mode: str, options: dict[str, Any]) -> dict[str, Result]:
     """Run what is not known yet; every result by test."""
-    file = WORK / f"{mode}.jsonl"
+    file = _file(mode)
     found = _known(file, options) if options["resume"] else {}
-    if options["table"]:
-        return found
     names = [name for name in cases() if name not in found and options["only"] in name]
     names.sort(key=lambda name: bool(excluded(cases()[name]) or is_narrowed(cases()[name])))
     started = time.perf_counter()
@@ -273,7 +277,6 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument("--workers", type=int, default=2)
     found = vars(parser.parse_args(list(arguments)))
     found["modes"] = found["modes"] or list(MODES)
-    found["resume"] |= found["table"]
     return found
 
 
