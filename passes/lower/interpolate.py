@@ -23,7 +23,7 @@ SUMS = ("effc.conv2d_integer.default", LINEAR)
 QUANTIZE = "effc.quantize.default"
 SHORT = torch.iinfo(torch.int16)
 LEAST_BITS, MOST_BITS = 4, 6
-LEAST_RANGE = 16.0  # beyond, every function above is within 1e-5 of a line or a limit
+LEAST_RANGE = 16.0  # beyond, most functions above are within 1e-5 of a line or a limit
 GRID = 1 << 16
 FLAT = 1 / 8  # of a code: what may be cut off at either end
 ERROR = 1 / 2  # of a code: how far the lines may be from the function
@@ -39,7 +39,6 @@ class Lines:
         base: Codes at the start of each piece, see `effc.interpolate`.
         slope: Growth over each piece.
         fraction_bits: Bits behind the point.
-        error: Largest distance from the function's codes before they are rounded.
     """
 
     unit: float
@@ -47,14 +46,13 @@ class Lines:
     base: list[int]
     slope: list[int]
     fraction_bits: int
-    error: float
 
 
 class Interpolate:
     """quantize(f(x * m + a), s, z) is interpolate(requantize(x, m / u, a / u + v)).
 
-    16-bit codes of the function's operand take the place of float32, lines that of the function.
-    Both together are within half a code of it before the result is rounded.
+    16-bit codes of the function's operand take the place of float32, lines that of the function. At
+    those codes, lines are within half a code of it before the result is rounded.
     """
 
     name = "interpolate"
@@ -106,7 +104,9 @@ def _lines_of(node: fx.Node) -> Lines | None:
         return exact.clamp(qmin - 1, qmax + 1)
 
     reach = float(scale) * 2 * max(abs(qmin - zero_point), abs(qmax - zero_point))
-    reach = max(LEAST_RANGE, reach)
+    reach, ends = max(LEAST_RANGE, reach), torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    while (codes(2 * reach * ends) - codes(reach * ends)).abs().max() > FLAT:
+        reach *= 2  # an argument stretches the function
     low, high = _range_of(value.args[0])
     return fitted(codes, max(low, -reach), min(high, reach))
 
@@ -157,13 +157,14 @@ def fitted(
     middle = SHORT.min - round(float(low) / unit)
     shorts = torch.arange(SHORT.min, SHORT.max + 1)
     wanted = codes((shorts - middle).double() * unit)
+    lines = _fit(wanted)
     for bits in range(MOST_BITS, LEAST_BITS - 1, -1):
-        base, slope = (_whole(numbers * 2**bits) for numbers in _fit(wanted))
+        base, slope = (_whole(numbers * 2**bits) for numbers in lines)
         if base is not None and slope is not None:
             table = base.tolist(), slope.tolist()
             fine = _evaluated(shorts, *table) / 2**bits - 0.5
             error = float((fine - wanted).abs().max())
-            return Lines(unit, middle, *table, bits, error) if error <= ERROR else None
+            return Lines(unit, middle, *table, bits) if error <= ERROR else None
     return None
 
 

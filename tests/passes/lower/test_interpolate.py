@@ -18,6 +18,7 @@ ACTIVATIONS = {
     "gelu": functional.gelu,
     "tanh": torch.tanh,
     "hardswish": functional.hardswish,
+    "stretched softplus": lambda x: functional.softplus(x, 0.1),
 }
 
 
