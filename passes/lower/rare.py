@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from effc.ir.edit import Editor
+from effc.ir.ops.half import HALVES
 from effc.ir.opspec import op_name
 from effc.ir.program import Program
 from effc.ir.rewrite import apply
@@ -19,12 +20,12 @@ from effc.passes.base import Outcome, Pass, PassContext
 from effc.passes.clean.matching import NodeRule, is_call, is_constant, rank
 from effc.passes.lower.chain import Chain
 from effc.passes.lower.rare_convolutions import RULES as CONVOLUTIONS
+from effc.passes.lower.rare_convolutions import compute_in_float32
 
 aten = torch.ops.aten
 SORTS = (aten.sort.stable, aten.sort.default, aten.topk.default)
 SCATTERS = (aten.scatter.src, aten.scatter_reduce.two)
 PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default, aten.linear.default)
-HALVES = (torch.float16, torch.bfloat16)
 PLAIN_FLOATS = (torch.float32, torch.bfloat16)
 
 
@@ -216,14 +217,10 @@ def _spell_out_product(node: fx.Node, editor: Editor) -> None:
     """16-bit floats go through float32; integers and float64 are multiplied and summed."""
     new, (x, y) = Chain(editor, node), node.args[:2]
     dtype = node.meta["val"].dtype
-    bias = _at(node, 2) if is_call(node, aten.linear.default) else None
     if dtype in HALVES:
-        wide = [new(aten._to_copy.default, part, dtype=torch.float32) for part in (x, y)]
-        if bias is not None:
-            wide.append(new(aten._to_copy.default, bias, dtype=torch.float32))
-        result = new(node.target, *wide)
-        editor.replace(node, new(aten._to_copy.default, result, dtype=dtype))
+        compute_in_float32(node, editor)
         return
+    bias = _at(node, 2) if is_call(node, aten.linear.default) else None
     if is_call(node, aten.linear.default):
         y = new(aten.permute.default, y, [1, 0])
     squeezed = []

@@ -7,12 +7,12 @@ import torch
 from torch import fx
 
 from effc.ir.edit import Editor
+from effc.ir.ops.half import HALVES
 from effc.ir.program import Program
 from effc.passes.clean.matching import NodeRule, is_call, is_constant, rank
 from effc.passes.lower.chain import Chain
 
 aten = torch.ops.aten
-HALVES = (torch.float16, torch.bfloat16)
 TRANSPOSED = (
     aten.conv_transpose1d.default,
     aten.conv_transpose2d.input,
@@ -117,6 +117,17 @@ def _spell_out_deep(node: fx.Node, editor: Editor) -> None:
     editor.replace(node, maps)
 
 
+def compute_in_float32(node: fx.Node, editor: Editor) -> None:
+    """The same operator of 16-bit floats with sums that are not rounded to 16 bits."""
+    new = Chain(editor, node)
+    given = [
+        new(aten._to_copy.default, part, dtype=torch.float32) if isinstance(part, fx.Node) else part
+        for part in node.args
+    ]
+    result = new(node.target, *given)
+    editor.replace(node, new(aten._to_copy.default, result, dtype=node.meta["val"].dtype))
+
+
 def _is_loose(node: fx.Node) -> bool:
     plain = (aten.conv1d.default, aten.conv2d.default)
     return is_call(node, *plain) and not is_constant(node.args[1])
@@ -125,12 +136,9 @@ def _is_loose(node: fx.Node) -> bool:
 def _spell_out_loose(node: fx.Node, editor: Editor) -> None:
     """Weights that are computed when the program runs: a sum over the kernel's positions."""
     new, (x, weight) = Chain(editor, node), node.args[:2]
-    dtype, count, bias = x.meta["val"].dtype, rank(x) - 2, _at(node, 2, None)
-    if dtype in HALVES:  # sums of 16 bits are kept in float32
-        given = [part for part in (x, weight, bias) if part is not None]
-        wide = [new(aten._to_copy.default, part, dtype=torch.float32) for part in given]
-        result = new(node.target, *wide, *[None] * (bias is None), *node.args[3:])
-        editor.replace(node, new(aten._to_copy.default, result, dtype=dtype))
+    count, bias = rank(x) - 2, _at(node, 2, None)
+    if x.meta["val"].dtype in HALVES:
+        compute_in_float32(node, editor)
         return
     stride, padding = _pair(_at(node, 3, 1), count), _pair(_at(node, 4, 0), count)
     dilation, groups = _pair(_at(node, 5, 1), count), _at(node, 6, 1)
