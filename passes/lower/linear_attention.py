@@ -15,6 +15,7 @@ from effc.passes.lower.chain import Chain
 
 aten = torch.ops.aten
 LONGEST = 1024  # steps that are written one after the other
+LEAST_DECAY = -104.0  # its exponential is 0 in float32; of -inf, no difference is a number
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ def _products(new: Chain, given: _Operands) -> tuple[fx.Node, fx.Node]:
     groups = _shape(query)[1] // _shape(key)[1]
     total, ends = None, None
     if given.decay is not None:
-        total = new(aten.cumsum.default, new(aten.squeeze.dim, given.decay, 3), 2)
+        decay = new(aten.clamp_min.default, new(aten.squeeze.dim, given.decay, 3), LEAST_DECAY)
+        total = new(aten.cumsum.default, decay, 2)
         last = new(aten.slice.Tensor, total, 2, -1, 1 << 62)
         ends = new(aten.exp.default, new(aten.unsqueeze.default, last, 3))  # [batch, heads, 1, 1]
         rest = new(aten.exp.default, new(aten.sub.Tensor, last, total))

@@ -113,6 +113,16 @@ def test_the_operator_and_its_decomposition(dtype, name, has_past):
     assert_right(inputs, after.run(inputs), dtype)
 
 
+@pytest.mark.parametrize("name", ["retention", "gated"])
+def test_a_step_may_forget_everything(name):
+    inputs = given(name, True, torch.float32)
+    inputs["decay"][:, :, 2:4] = -torch.inf
+    program = program_of(inputs)
+    after = PassManager.parse("decompose-linear-attention,remove-dead").run(program).program
+    assert_right(inputs, program.run(inputs), torch.float32)
+    assert_right(inputs, after.run(inputs), torch.float32)
+
+
 @pytest.mark.parametrize("name", ["retention", "gated delta"])
 def test_one_step(name):
     inputs = given(name, True, torch.float32, steps=1)
