@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,6 @@ pytestmark = pytest.mark.slow
 RESULTS = Path(__file__).parents[2] / onnx_table.RESULTS
 SAMPLE, COMPILED = 40, 12
 BARS = {("eager", "D1"): 1878, ("native", "D2"): 1545}
-
-
 EXACTER = {"test_dft_inverse", "test_dft_inverse_opset19"}
 
 
@@ -99,6 +98,25 @@ def test_crashes_and_hangs_are_results(monkeypatch):
         "test_neg": ("hang", "more than 5 s"),
         "test_exp": ("passed", ""),
     }
+
+
+def test_other_results_are_kept(tmp_path, monkeypatch):
+    written: list[Result] = []
+    monkeypatch.setattr(onnx_suite, "WORK", tmp_path)
+    monkeypatch.setattr(onnx_suite, "run_all", lambda names, mode, keep, workers: [
+        keep(Result(name, mode, "passed")) for name in names
+    ])  # fmt: skip
+    monkeypatch.setattr(onnx_table, "write_table", written.extend)
+    for mode in onnx_suite.MODES:
+        rows = [Result("test_abs", mode, "error"), Result("test_add", mode, "wrong")]
+        text = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+        (tmp_path / f"{mode}.jsonl").write_text(text)
+    onnx_suite.main(["--mode", "eager", "--only", "test_abs"])
+    onnx_suite.main(["--mode", "eager", "--resume", "--again", "error"])
+    states = {(row.mode, row.name): row.state for row in written}
+    assert states["eager", "test_abs"] == states["eager", "test_exp"] == "passed"
+    assert states["eager", "test_add"] == "wrong"
+    assert states["native", "test_abs"] == "error"
 
 
 def test_the_table(tmp_path, monkeypatch):

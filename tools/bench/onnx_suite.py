@@ -232,7 +232,7 @@ def main(arguments: Sequence[str]) -> int:
     results: list[Result] = []
     for mode in MODES:
         is_run = mode in options["modes"] and not options["table"]
-        found = _run_mode(mode, options) if is_run else _known(_file(mode), options)
+        found = _run_mode(mode, options) if is_run else _known(_file(mode))
         results += found.values()
     if options["only"] == "":
         write_table(results)
@@ -246,11 +246,13 @@ def _file(mode: str) -> Path:
 def _run_mode(mode: str, options: dict[str, Any]) -> dict[str, Result]:
     """Run what is not known yet; every result by test."""
     file = _file(mode)
-    found = _known(file, options) if options["resume"] else {}
+    known = _known(file) if options["resume"] else {}
+    found = {name: row for name, row in known.items() if row.state not in options["again"]}
     names = [name for name in cases() if name not in found and options["only"] in name]
     names.sort(key=lambda name: bool(excluded(cases()[name]) or is_narrowed(cases()[name])))
     started = time.perf_counter()
-    with file.open("a" if options["resume"] else "w") as stream:
+    is_whole = not options["resume"] and options["only"] == ""
+    with file.open("w" if is_whole else "a") as stream:
 
         def keep(result: Result) -> None:
             found[result.name] = result
@@ -280,14 +282,12 @@ def _options(arguments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _known(file: Path, options: dict[str, Any]) -> dict[str, Result]:
-    """Earlier results, without those to run again; the last of each test counts."""
+def _known(file: Path) -> dict[str, Result]:
+    """Earlier results; the last of each test counts."""
     if not file.exists():
         return {}
     rows = [Result(**json.loads(line)) for line in file.read_text().splitlines()]
-    latest = {row.name: row for row in rows}
-    again = set(options["again"])
-    return {name: row for name, row in latest.items() if row.state not in again}
+    return {row.name: row for row in rows}
 
 
 if __name__ == "__main__":
