@@ -6,6 +6,7 @@ head. So one set of weights serves several depths: `prune-blocks{importance=last
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx
@@ -36,7 +37,7 @@ class Nested:
                 raise UsageError(
                     f"recover: depth {depth} is no part of {len(blocks)} residual blocks"
                 )
-        self._ends = [blocks[depth:] for depth in depths]
+        self._ends = [_Through.of(self._module, blocks[depth:]) for depth in depths]
 
     def outputs(self, inputs: tuple[Tensor, ...], known: Values) -> list[list[Tensor]]:
         """Outputs of every sub-model.
@@ -45,24 +46,41 @@ class Nested:
             inputs: In the order of the signature.
             known: Trained values.
         """
-        return [
-            Straight(self._module, known, _Through(gone).seen).outputs(inputs)
-            for gone in self._ends
-        ]
+        return [_Shortened(self._module, known, end).outputs(inputs) for end in self._ends]
 
 
+@dataclass(frozen=True)
 class _Through:
-    """Lets what blocks read go on in the place of what they compute."""
+    """What blocks read goes on in the place of what they compute.
 
-    def __init__(self, gone: Sequence[Block]) -> None:
-        self._of = {branch.total: branch.through for one in gone for branch in one.branches}
-        self._wanted = set(self._of.values())
-        self._values: dict[fx.Node, Any] = {}
+    Attributes:
+        reads: By the sums of their branches.
+        unread: What then nothing reads.
+    """
 
-    def seen(self, node: fx.Node, value: Any) -> Any:
-        """Called with every node and its value."""
-        if node in self._of:
-            value = self._values[self._of[node]]
-        if node in self._wanted:
-            self._values[node] = value
-        return value
+    reads: dict[fx.Node, fx.Node]
+    unread: tuple[fx.Node, ...]
+
+    @classmethod
+    def of(cls, module: fx.GraphModule, gone: Sequence[Block]) -> "_Through":
+        """Without some blocks."""
+        reads = {branch.total: branch.through for one in gone for branch in one.branches}
+        read: set[fx.Node] = set()
+        for node in reversed(module.graph.nodes):
+            if node.op in ("placeholder", "output") or node in read:
+                read |= {reads[node]} if node in reads else set(node.all_input_nodes)
+                read.add(node)
+        return cls(reads, tuple(node for node in module.graph.nodes if node not in read))
+
+
+class _Shortened(Straight):
+    """Runs a graph without some blocks."""
+
+    def __init__(self, module: fx.GraphModule, known: Values, through: _Through) -> None:
+        super().__init__(module, {**known, **dict.fromkeys(through.unread)})
+        self._reads = through.reads
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node; a sum that goes is what it would add to."""
+        before = self._reads.get(n)
+        return super().run_node(n) if before is None else self.env[before]
