@@ -16,6 +16,7 @@ from effc.passes.prune.importance.scoring import Scoring
 from effc.passes.prune.repair import repair
 
 STAGE = "measure cuts"
+LARGEST = float(np.finfo(np.float32).max)  # in the place of infinity, which solvers cannot add
 
 
 def cut_losses(
@@ -60,16 +61,15 @@ def _measured(scoring: Scoring, study: Study, cut: NDArray[np.int64]) -> float:
     """Mean divergence of the outputs on the sample."""
     if not len(cut):
         return 0.0
-    kept, found = Kept(scoring.coupling, cut), []
+    kept = Kept(scoring.coupling, cut)
     with _restored(scoring.program), torch.no_grad():
         if scoring.has_moments:
             repair(scoring, kept)
-        for batch in study.sample:
-            runner = Masked(scoring.program, kept)
-            outputs = runner.run(*batch.inputs, enable_io_processing=False)
-            found.append(float(study.divergence(batch.outputs, outputs)))
-    mean = float(np.mean(found))
-    return max(mean, 0.0) if np.isfinite(mean) else float(np.finfo(np.float32).max)
+        outputs = [
+            Masked(scoring.program, kept).run(*batch.inputs, enable_io_processing=False)
+            for batch in study.sample
+        ]
+    return min(study.divergence_on(study.sample, outputs), LARGEST)
 
 
 @contextmanager

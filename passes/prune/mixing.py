@@ -89,6 +89,12 @@ class Mix:
             self._rank[choice.order] = np.arange(len(choice.order))[::-1]
         self._axes = resolved_weights(self.coupling)
         self._keys = [weight_key(offer.part.sources[0]) for offer in self.offers]
+        coded = set(self._keys)
+        self._formless = [
+            (math.prod(key[1]) * key[3].itemsize, axes)
+            for key, axes in self._axes.items()
+            if key not in coded
+        ]
         self._loops = [
             [[_resolved(self.coupling, a) for a in loops_of(self.coupling, layer.node)]
              for layer in offer.part.products]
@@ -175,12 +181,10 @@ class Mix:
 
     def _saved(self, chosen: Choices) -> float:
         """Bytes that go of weights that have no format."""
-        found = 0.0
-        for key, axes in self._axes.items():
-            if key not in self._keys:
-                share = math.prod(self._share(axis, chosen) for axis in axes)
-                found += math.prod(key[1]) * key[3].itemsize * (1 - share)
-        return found
+        return sum(
+            nbytes * (1 - math.prod(self._share(axis, chosen) for axis in axes))
+            for nbytes, axes in self._formless
+        )
 
     def _share(self, axis: Axis | None, chosen: Choices) -> float:
         """How much of an axis stays."""
