@@ -109,7 +109,9 @@ class AllocateBits(Pass):
         layers = described(problem, plan, members)
         if isinstance(answer, Infeasible):
             notes["infeasible"] = rest.explained(answer)
-        notes |= {"plan": plan_note(problem, plan, offers[0].metric, rest), "layers": layers}
+        sizes = [int(one.at_most) + rest.nbytes for one in limits_along(problem, "nbytes")]
+        facts = plan_note(plan, problem.limits, offers[0].metric, sizes, rest)
+        notes |= {"plan": facts, "layers": layers}
         changed, refusals = self._written(program, parts, chosen, ctx, layers)
         return Outcome(changed, notes, refusals)
 
@@ -214,18 +216,20 @@ class AllocateBits(Pass):
         return limits
 
 
-def plan_note(problem: Problem, plan: Plan, metric: str, rest: Rest) -> dict[str, Any]:
-    """Totals, limits, and all sizes at which the choice changes, with the predicted loss there.
+def plan_note(
+    plan: Plan, limits: Sequence[Limit], metric: str, sizes: Sequence[int], rest: Rest
+) -> dict[str, Any]:
+    """Totals, limits, and the sizes worth asking for.
 
     Args:
-        problem: What was decided.
         plan: The choice.
+        limits: About its units.
         metric: What predicted losses.
+        sizes: Bytes of all weights.
         rest: What is in no unit.
     """
-    limits = [{"resource": one.resource, "at_most": one.at_most, "text": one.text}
-              for one in problem.limits]  # fmt: skip
+    said = [{"resource": one.resource, "at_most": one.at_most, "text": one.text}
+            for one in limits]  # fmt: skip
     facts = {name: value for name, value in plan.to_json().items() if name != "choices"}
-    sizes = [int(one.at_most) + rest.nbytes for one in limits_along(problem, "nbytes")]
     others = {"other_nbytes": rest.nbytes, "other_seconds": rest.seconds}
-    return {**facts, "metric": metric, "limits": limits, **others, "sizes": sizes}
+    return {**facts, "metric": metric, "limits": said, **others, "sizes": list(sizes)}

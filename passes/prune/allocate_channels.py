@@ -14,7 +14,7 @@ from effc.ir.coupling.kept import Kept
 from effc.ir.errors import Refusal, UsageError
 from effc.ir.program import FORWARD, Program
 from effc.passes.base import Outcome, PassContext, check_patterns
-from effc.passes.bits.allocate_bits import AllocateBits
+from effc.passes.bits.allocate_bits import AllocateBits, plan_note
 from effc.passes.bits.allocation import Rest, described
 from effc.passes.bits.bfloat16 import attention_names
 from effc.passes.bits.layers import Wanted, layer_names, select
@@ -72,6 +72,8 @@ class AllocateChannels(AllocateBits):
                 f"{RULE}: metric={self.metric} does not predict what cuts are measured by; take "
                 f"{' or '.join(METRICS)}"
             )
+        if self.refine:
+            raise UsageError(f"{RULE}: refine={self.refine} exchanges formats alone; leave it out")
         parts = self._parts(program, ctx)
         if not parts:
             return Outcome(False, {"layers": {}})
@@ -135,13 +137,8 @@ class AllocateChannels(AllocateBits):
             kept = int(str(note.pop("format")))
             what = {"name": choice.group.name, "kind": choice.group.kind}
             rows.append({**what, "size": choice.group.size, "kept": kept, **_numbers(note)})
-        limits = [{"resource": one.resource, "at_most": one.at_most, "text": one.text}
-                  for one in problem.limits]  # fmt: skip
-        facts = {
-            "totals": dict(plan.totals), "solver": plan.solver, "bound": plan.bound,
-            "metric": mix.offers[0].metric, "limits": limits, "sizes": _sizes(mix, problem, rest),
-            "other_nbytes": rest.nbytes, "other_seconds": rest.seconds,
-        }  # fmt: skip
+        sizes = _sizes(mix, problem, rest)
+        facts = plan_note(plan, problem.limits, mix.offers[0].metric, sizes, rest)
         return {"plan": facts, "layers": layers, "groups": rows}
 
     def _cut(self, scoring: Scoring, mix: Mix, plan: Plan) -> bool:
@@ -162,8 +159,7 @@ class AllocateChannels(AllocateBits):
         parts, chosen = self._parts(program, ctx), {}
         for name, places in mix.members.items():
             for offer in (mix.offers[at] for at in places):
-                form = next(f for f in offer.losses if str(f) == plan.choices[name])
-                chosen[offer.part.name] = form
+                chosen[offer.part.name] = offer.by_name()[plan.choices[name]]
         formats = {part: chosen[part.name] for part in parts}
         return self._written(program, parts, formats, ctx, layers)
 

@@ -203,6 +203,7 @@ def test_without_data_some_is_made(program: Program, data: Any) -> None:
     [({"repair": "all"},
       "allocate-channels: there is no repair=all; there are: none, columns, sequential"),
      ({"metric": "sqnr"}, "allocate-channels: metric=sqnr does not predict what cuts are measured"),
+     ({"refine": 2}, "allocate-channels: refine=2 exchanges formats alone; leave it out"),
      ({"scope": ("rows",)}, "allocate-channels: there is no kind rows"),
      ({"importance": "luck"}, "unknown importance 'luck'")],
 )  # fmt: skip
