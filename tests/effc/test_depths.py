@@ -72,7 +72,10 @@ def test_what_has_no_depths(run, small_artifact):
     with pytest.raises(UsageError, match=r"does not run 2 blocks; depths are: none; compile it"):
         effc.load(small_artifact, depth=2)
     run(*PLAIN, "-o", "out", "--depths", "two").assert_fails(2, "--depths 'two' are no depths")
+    for text in ("0", "2,2"):
+        refused = run(*PLAIN, "-o", "out", "--depths", text)
+        refused.assert_fails(2, "are no depths; write numbers of blocks, as in 2,4")
     words = [*PLAIN, "-o", "out", "--depths", "9", "-p", "remove-dead", "--keep-going"]
     run(*words).assert_fails(2, "prune-blocks: keep=9 of 4 blocks cuts nothing")
-    eager = [*PLAIN, "-o", "out", "--depths", "2", "--target", "eager", "--keep-going"]
-    run(*eager).assert_fails(2, "--depths for target eager")
+    eager = [*PLAIN, "-o", "out", "--depths", "2", "--target", "eager", "--max-size", "1B"]
+    run(*eager).assert_fails(2, "--depths for target eager")  # before anything is built

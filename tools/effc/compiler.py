@@ -11,7 +11,7 @@ from effc.backends.measure import interleaved
 from effc.backends.staging import RESULT, replacing
 from effc.candidate import Candidate, build_candidate, check_outputs, start_of
 from effc.codegen.schedule import Chosen, nothing_chosen
-from effc.elastic import SHARED, shortened, widened
+from effc.elastic import SHARED, check_target, shortened, widened
 from effc.ir.errors import UsageError
 from effc.ir.program import Program
 from effc.metrics import Scores, called, quality
@@ -72,6 +72,7 @@ class Compilation:
         """
         with replacing(Path(out)) as scratch:
             self.prepared = prepare(self.recipe, self.sources, self.progress, self.notes)
+            check_target(self.recipe, self.prepared.target)
             self._open_tuning()
             best = self._tuned(self._best(scratch), scratch)
             verdict = self._judged(best)

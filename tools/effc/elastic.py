@@ -28,9 +28,21 @@ from effc.version import __version__
 
 if TYPE_CHECKING:
     from effc.compiler import Compilation
+    from effc.recipe import Recipe
 
 BACKEND = "tvm_cpu"
 SHARED = frozenset({"lowbit"})  # families whose packed weights all widths read
+
+
+def check_target(recipe: Recipe, target: Target) -> None:
+    """Make sure that what is asked for can be built.
+
+    Raises:
+        NotAvailableError: If the target's backend shares no weights.
+    """
+    for option, is_asked in (("--elastic", recipe.elastic), ("--depths", recipe.depths)):
+        if is_asked and target.backend != BACKEND:
+            raise NotAvailableError(f"{option} for target {target}")
 
 
 def widened(compilation: Compilation, best: Candidate, work: Path) -> list[dict[str, Any]]:
@@ -47,14 +59,11 @@ def widened(compilation: Compilation, best: Candidate, work: Path) -> list[dict[
 
     Raises:
         UsageError: If there is nothing to narrow.
-        NotAvailableError: If the target's backend has no such weights.
     """
     narrower = [bits for bits in compilation.recipe.elastic if bits < WIDE]
     if not narrower:
         return []
     target = compilation.prepared.target
-    if target.backend != BACKEND:
-        raise NotAvailableError(f"--elastic for target {target}")
     for bits in narrower:
         report = PassManager((NarrowWeights(bits),)).run(best.program, PassContext())
         if not report.changed:
@@ -86,13 +95,10 @@ def shortened(compilation: Compilation, best: Candidate, work: Path) -> list[dic
 
     Raises:
         UsageError: If there are not more blocks than that.
-        NotAvailableError: If the target's backend shares no weights.
     """
     depths, target = compilation.recipe.depths, compilation.prepared.target
     if not depths:
         return []
-    if target.backend != BACKEND:
-        raise NotAvailableError(f"--depths for target {target}")
     for depth in depths:
         step = PruneBlocks(keep=depth, importance="last")
         report = PassManager((step,)).run(best.program, PassContext())

@@ -87,6 +87,13 @@ class Recipe(BaseModel):
             raise ValueError(f"{widths}: codes have at least {LEAST_BITS} bits")
         return widths
 
+    @field_validator("depths")
+    @classmethod
+    def _depths(cls, depths: list[int]) -> list[int]:
+        if min(depths, default=1) < 1 or len(set(depths)) != len(depths):
+            raise ValueError(f"{depths} are no depths; write numbers of blocks, as in 2,4")
+        return depths
+
     @field_validator("set")
     @classmethod
     def _readable_rules(cls, rules: list[str]) -> list[str]:
