@@ -64,6 +64,7 @@ class AllocateBits(Pass):
             rounding to nearest.
         simulate: Whether weights below 8 bits are rounded but stay in float, whatever kind of layer
             reads them; nothing becomes smaller.
+        refine: Rounds of exchanges, each measured on data that no metric saw; 0 for none.
     """
 
     name: ClassVar[str] = RULE

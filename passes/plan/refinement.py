@@ -3,7 +3,8 @@
 What a metric predicts adds up over units; what units lose together does not. So the solver's choice
 and others are measured, and around the best one the problem is posed again: every unit may go one
 option up or down, at the loss measured for that step while all others stay as they are. As the
-sequential greedy choice of MPTQ-ViT (2024), but all steps of a round are chosen together.
+sequential greedy choice of MPTQ-ViT (2024, arXiv 2401.14895), but all steps of a round are chosen
+together.
 """
 
 import math

@@ -117,7 +117,8 @@ def _train(study: Study, blocks: Sequence[Block], gates: Sequence[Gate], steps: 
         weight_decay=0.0,
     )  # fmt: skip
     names = [spec.name for spec in study.program.signature.inputs]
-    for step, batch in zip(range(steps), itertools.cycle(study.data), strict=False):
+    batches = itertools.chain.from_iterable(itertools.repeat(study.data))  # `cycle` keeps them all
+    for step, batch in zip(range(steps), batches, strict=False):
         study.ctx.progress(STAGE, step, steps)
         inputs = [batch[name] for name in names]
         with torch.no_grad():
