@@ -29,6 +29,7 @@ from effc.passes.sparsify.sites import LINEAR, Site, sites_of
 
 RULE = "factorize-linears"
 NO_GAIN = "factors with so many parameters are no smaller than the weight"
+NO_MOMENT = "the second moments of its input did not fit in memory"
 DAMPING = 0.01
 Form = Literal["low-rank", "block-shuffle"]
 Spread = Literal["uniform", "energy", "budget"]
@@ -78,13 +79,16 @@ class FactorizeLinears(Pass):
         sites, refusals = sites_of(program, ctx, RULE, Pattern(), self.ratio)
         sites, refused = _split(sites, self._reason)
         refusals += refused
-        ranks = self._ranks(program, ctx, sites)
+        moments = self._moments(program, ctx, sites)
+        sites, refused = _split(sites, lambda site: "" if site in moments else NO_MOMENT)
+        refusals += refused
+        ranks = self._ranks(sites, moments)
         refusals += [Refusal(RULE, s.layer.name, NO_GAIN) for s in sites if not ranks[s]]
         chosen = [site for site in sites if ranks[site]]
         if not chosen:
             why = f": {refusals[0].reason}" if refusals else ""
             raise UsageError(f"pass {RULE}: {program.name} has no linear that gets smaller{why}")
-        run = _Run(self, program, ctx, ranks)
+        run = _Run(self, program, ctx, ranks, moments)
         run.all(chosen)
         rewrite(program, run.found)
         return Outcome(True, {"layers": run.notes, "parameters": run.parameters}, (*refusals,))
@@ -115,7 +119,7 @@ class FactorizeLinears(Pass):
             return "its input has fewer than 2 or more than 4 dimensions"
         return ""
 
-    def _ranks(self, program: Program, ctx: PassContext, sites: list[Site]) -> dict[Site, int]:
+    def _ranks(self, sites: list[Site], moments: dict[Site, Matrix | None]) -> dict[Site, int]:
         """The rank of every layer; 0 where it stays."""
         empty = np.zeros(0)
         if self.form == "block-shuffle":
@@ -127,7 +131,6 @@ class FactorizeLinears(Pass):
                 site: uniform([one], site.ratio, self.align)[0]
                 for site, one in zip(sites, choices, strict=True)
             }
-        moments = self._moments(program, ctx, sites)
         choices = [_choice(site, energies(site.matrix, moments[site])) for site in sites]
         if self.spread == "energy":
             ranks = by_energy(choices, self.energy, self.align)
@@ -145,12 +148,17 @@ class FactorizeLinears(Pass):
     def _moments(
         self, program: Program, ctx: PassContext, sites: list[Site]
     ) -> dict[Site, Matrix | None]:
-        """Second moments of what each layer reads in the whole model."""
-        if not self.whiten:
+        """Second moments of what each layer reads in the whole model, where they are known.
+
+        None where nothing asks for them: ranks come from a ratio, or a walk sees the inputs.
+        """
+        is_ranked = self.form == "low-rank" and self.spread != "uniform"
+        if not sites or not self.whiten or (self.sequential and not is_ranked):
             return dict.fromkeys(sites)
         names = [site.layer.value.name for site in sites]
         known = statistics_of(program, ctx, names, moments=True)
-        return {site: known[site.layer.value.name].moment for site in sites}
+        found = {site: known[site.layer.value.name].moment for site in sites}
+        return {site: moment for site, moment in found.items() if moment is not None}
 
     def factors(self, weight: Matrix, moment: Matrix | None, rank: int) -> Factors:
         """Those of the form."""
@@ -167,12 +175,19 @@ class _Run:
         program: To look at.
         ctx: Data and progress.
         ranks: By layer.
+        moments: By layer, what it reads in the whole model; None for white inputs.
     """
 
     def __init__(
-        self, options: FactorizeLinears, program: Program, ctx: PassContext, ranks: dict[Site, int]
+        self,
+        options: FactorizeLinears,
+        program: Program,
+        ctx: PassContext,
+        ranks: dict[Site, int],
+        moments: dict[Site, Matrix | None],
     ) -> None:
         self.options, self.program, self.ctx, self.ranks = options, program, ctx, ranks
+        self.moments = moments
         self.found: dict[TensorKey, Factors] = {}
         self.notes: dict[str, dict[str, Any]] = {}
         self.parameters = [0, 0]
@@ -187,9 +202,8 @@ class _Run:
             }
             Walk(self.program, self.ctx.calibration, options.compensation > 0).run(wanted)
             return
-        moments = options._moments(self.program, self.ctx, sites)
         for site in sites:
-            self._solve(site, site.matrix, moments[site])
+            self._solve(site, site.matrix, self.moments[site])
 
     def _reached(self, site: Site, inputs: Inputs) -> Found:
         weight, share = site.matrix, self.options.compensation

@@ -71,7 +71,7 @@ def by_budget(layers: Sequence[Choice], ratio: float, align: int) -> list[int]:
         pairs = zip(layers, ranks, strict=True)
         return sum(rank * one.each if rank else one.dense for one, rank in pairs)
 
-    low, high = 0.0, max(float(values[0]) for values in worth) * 2
+    low, high = 0.0, max((float(values[0]) for values in worth), default=0.0) * 2
     for _ in range(STEPS):
         price = (low + high) / 2
         low, high = (price, high) if cost(at(price)) > budget else (low, price)

@@ -198,6 +198,24 @@ def test_only_linears_are_factorised() -> None:
     assert [refusal.reason for refusal in outcome.refusals] == ["only linears are factorised"]
 
 
+@pytest.mark.parametrize("spread", ["uniform", "budget", "energy"])
+def test_without_linears_nothing_gets_smaller(spread: str) -> None:
+    net, inputs = nn.Conv2d(4, 4, 1), torch.randn(2, 4, 4, 4)
+    with pytest.raises(UsageError, match="no linear that gets smaller: only linears are"):
+        factorised(traced(net, inputs), PassContext(calibration=[{"input": inputs}]), spread=spread)
+
+
+def test_inputs_too_wide_to_whiten_are_refused(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effc.passes.calibrate.statistics.MOMENT_NBYTES", 8 * 32**2)
+    _, outcome = factorised(program, ratio=0.5, align=1, sequential=False)
+    reasons = {refusal.source: refusal.reason for refusal in outcome.refusals}
+    assert reasons["down"] == "the second moments of its input did not fit in memory"
+    assert "up" in outcome.notes["layers"]
+    assert "down" not in outcome.notes["layers"]
+
+
 def test_rules_and_exclusions(program: Program) -> None:
     ctx = PassContext(
         calibration=batches(), rules=(("up", {"ratio": "0.7"}),), exclude=("down", "thin")
