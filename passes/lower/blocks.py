@@ -87,11 +87,13 @@ def density(weight: torch.Tensor, target: Target | None) -> float | None:
     None where its elements are mostly not zero, or its blocks have no kernel.
     """
     depth = DEPTHS.get(weight.dtype)
+    if depth is None or weight.dim() < 2:
+        return None
     columns, features = weight.shape
-    if depth is None or (weight.dtype == torch.bfloat16 and features % depth):
+    if weight.dtype == torch.bfloat16 and features % depth:
         return None
     is_held = weight != 0
-    if float(is_held.float().mean()) > 1 - LEAST_ZEROS:
+    if int(is_held.sum()) > (1 - LEAST_ZEROS) * weight.numel():
         return None
     lanes = lanes_of(target)
     padded = torch.nn.functional.pad(is_held, (0, -features % depth, 0, -columns % lanes))

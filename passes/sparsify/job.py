@@ -39,7 +39,8 @@ class Reading:
     def of_statistics(cls, known: ValueStatistics, window: Window | None) -> "Reading | None":
         """What statistics hold; None where second moments did not fit in memory.
 
-        Means of a window's elements are those of its channels: borders are left out.
+        Means of a window's elements are those of its channels, and there is a window at every
+        place the stride reaches: borders are left out.
         """
         if window is None:
             moment = known.moment
@@ -48,7 +49,8 @@ class Reading:
         if found is None:
             return None
         taps = window.kernel[0] * window.kernel[1]
-        return cls(found[0], np.repeat(known.channel_mean, taps), known.rows)
+        count = max(1, known.rows // (window.stride[0] * window.stride[1]))
+        return cls(found[0], np.repeat(known.channel_mean, taps), count)
 
     @property
     def square(self) -> Vector:

@@ -74,7 +74,10 @@ def fisher_of(program: Program, ctx: PassContext, runs: dict[str, int]) -> dict[
                     slope = torch.zeros_like(leaf) if slope is None else slope
                     blocks = _split(slope.flatten(1).numpy(), size_of(runs[path]))
                     outer = blocks[..., :, None] * blocks[..., None, :]
-                    found[path] = found[path] + outer if path in found else outer
+                    if path in found:
+                        found[path] += outer
+                    else:
+                        found[path] = outer
     return found
 
 

@@ -72,7 +72,8 @@ def sites_of(
     for node in module.graph.nodes:
         name, op = label(node), op_name(node)
         if op in LATER:
-            refusals.append(Refusal(rule, name, "only linears and 2D convolutions get zeros"))
+            reason = "only weights of linears and 2D convolutions are changed"
+            refusals.append(Refusal(rule, name, reason))
         if op not in KINDS:
             continue
         layer = Layer(node, name, "linear" if op == LINEAR else "conv2d")
@@ -114,6 +115,8 @@ def _reason(
     if reason := weight_reason(layer):
         return reason
     weight = layer.weight.meta["val"]
+    if weight.dim() < 2:
+        return "its weight is a vector"
     if layer.kind == "conv2d":
         window = Window.of(layer.node)
         if layer.value.meta["val"].dim() != 4 or window is None:

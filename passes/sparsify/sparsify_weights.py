@@ -1,6 +1,6 @@
 """The pass `sparsify-weights`: zeros in weights, anywhere or in patterns."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -77,10 +77,11 @@ class SparsifyWeights(Pass):
         if self.method == "obert":
             sites, refusals = _that_fit(sites, refusals)
         if not sites:
-            why = f": {refusals[0].reason}" if refusals else ""
-            raise UsageError(f"pass {RULE}: {program.name} has no weight that can get zeros{why}")
+            raise _nothing(program, refusals)
         run = _Run(self, program, ctx, sites)
         run.all()
+        if not run.notes:
+            raise _nothing(program, run.refusals)
         return Outcome(True, {"layers": run.notes, **run.total()}, (*refusals, *run.refusals))
 
     @property
@@ -198,8 +199,10 @@ class _Run:
             self.refusals.append(Refusal(RULE, site.layer.name, reason))
             return site.weight
         job = self._job(site, reading, self.shares[site])
-        found = self.solved.get(site.layer.name) or self._found(job)
-        self.solved.put(site.layer.name, found)
+        found = self.solved.get(site.layer.name)
+        if found is None:
+            found = self._found(job)
+            self.solved.put(site.layer.name, found)
         if not np.isfinite(found.weight).all():
             raise ModelError(f"{self.options.method} gives {site.layer.name} infinite weights")
         self._note(site, job, found.weight, reading)
@@ -223,6 +226,11 @@ def gain_of(pattern: Pattern, lanes: int) -> str:
         return "size only"
     fast = [str(dtype)[6:] for dtype, depth in DEPTHS.items() if pattern.columns % depth == 0]
     return f"size, and time in {', '.join(fast)}"
+
+
+def _nothing(program: Program, refusals: Sequence[Refusal]) -> UsageError:
+    why = f": {refusals[0].reason}" if refusals else ""
+    return UsageError(f"pass {RULE}: {program.name} has no weight that can get zeros{why}")
 
 
 def _that_fit(sites: Iterable[Site], refusals: list[Refusal]) -> tuple[list[Site], list[Refusal]]:

@@ -67,6 +67,7 @@ def test_blocks_are_as_tall_as_vectors() -> None:
     assert density(weight.to(torch.int8), None) == 0.5
     assert density(torch.zeros(16, 3).to(torch.bfloat16), None) is None
     assert density(weight.half(), None) is None
+    assert density(weight[:, 0], None) is None
 
 
 def test_a_limit_that_is_no_number_is_an_error() -> None:

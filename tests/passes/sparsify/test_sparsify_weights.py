@@ -13,6 +13,8 @@ from effc.ir.errors import ModelError, UsageError
 from effc.ir.program import Program
 from effc.ir.testing import traced
 from effc.passes.base import Outcome, PassContext
+from effc.passes.calibrate.statistics import statistics_of
+from effc.passes.calibrate.windows import Window
 from effc.passes.manager import PassManager
 from effc.passes.sparsify.dsnot import CYCLES, ENOUGH, refined
 from effc.passes.sparsify.job import Job, Reading, lost
@@ -334,6 +336,42 @@ def test_weights_that_are_no_numbers() -> None:
 def test_nothing_to_do() -> None:
     with pytest.raises(UsageError, match="has no weight that can get zeros"):
         sparse(traced(nn.ReLU(), torch.randn(2, 8)), PassContext(), method="magnitude")
+
+
+@pytest.mark.parametrize("spread", ["uniform", "owl", "global"])
+def test_nothing_fits_in_memory(
+    program: Program, spread: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("effc.passes.calibrate.statistics.MOMENT_NBYTES", 0)
+    with pytest.raises(UsageError, match="second moments did not fit in memory"):
+        sparse(program, spread=spread, sequential=False)
+
+
+def test_weights_that_are_vectors_are_refused(program: Program) -> None:
+    class Vector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.weight = nn.Linear(8, 8), nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.inner(x), self.weight)
+
+    _, outcome = sparse(traced(Vector(), torch.randn(2, 8)), PassContext(), method="magnitude")
+    assert [refusal.reason for refusal in outcome.refusals] == ["its weight is a vector"]
+    assert list(outcome.notes["layers"]) == ["inner"]
+
+
+def test_mean_squares_of_windows_that_are_apart() -> None:
+    conv = nn.Conv2d(3, 4, 2, stride=2)
+    before = traced(conv, torch.randn(2, 3, 8, 8))
+    (node,) = [n for n in before.forward.graph.nodes if "conv2d" in str(n.target)]
+    inputs, window = torch.randn(2, 3, 8, 8) + 1, Window.of(node)
+    known = statistics_of(before, PassContext(calibration=[{"input": inputs}]),
+                          [node.args[0].name], moments=True)  # fmt: skip
+    reading = Reading.of_statistics(known[node.args[0].name], window)
+    assert reading is not None
+    columns = nn.functional.unfold(inputs, 2, stride=2)
+    assert np.allclose(reading.square, columns.square().mean((0, 2)).numpy(), rtol=1e-5)
 
 
 def test_it_says_what_it_buys(program: Program) -> None:
