@@ -254,8 +254,7 @@ def write_page(tables: Sequence[Table], lines: Sequence[str]) -> None:
         "multiply-add step (1 in float32, 2 in bfloat16, 4 in int8), are compiled and run in "
         "turns. Zeros that are scattered, and N of M, have no faster kernel: they buy size "
         "only, since an artifact stores a bit per weight and those that are not zero. SparseGPT "
-        "chooses masks for 32 columns at a time; that was chosen on this text (unstructured: 3.04 "
-        "with the 128 of the paper).\n\n"
+        "chooses masks for 32 columns at a time; that was chosen on this text.\n\n"
         f"```\n{render(tables, WIDTH).rstrip()}\n```\n\n{listing}\n"
     )
 
