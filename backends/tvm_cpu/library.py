@@ -76,7 +76,7 @@ class Library:
 
     @property
     def memory_nbytes(self) -> int:
-        """Bytes of working memory of the last run; 0 once closed."""
+        """Bytes of working memory of the last run and of unpacked weights; 0 once closed."""
         if self._process != os.getpid():
             return 0
         with self._lock:

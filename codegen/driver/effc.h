@@ -72,7 +72,7 @@ const char *effc_step_name(int index);
 /* Sizes of an output for given symbols; `shape` has room for its rank. */
 int effc_output_shape(int index, const int64_t *symbols, int64_t *shape);
 
-/* Bytes of working memory the last run needed (without weights). */
+/* Bytes of working memory the last run needed, and of weights unpacked from the file (not of the file). */
 size_t effc_memory(effc_model *model);
 
 #ifdef __cplusplus

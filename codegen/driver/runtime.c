@@ -191,7 +191,7 @@ int effc_run(effc_model *m, const int64_t *symbols, const void *const *inputs,
 size_t effc_memory(effc_model *m) {
   if (!m) return 0;
   pthread_mutex_lock(&m->lock);
-  size_t nbytes = m->arena_nbytes + m->scratch_nbytes * m->threads;
+  size_t nbytes = m->arena_nbytes + m->scratch_nbytes * m->threads + EFFC_UNPACKED_NBYTES;
   pthread_mutex_unlock(&m->lock);
   return nbytes;
 }

@@ -22,14 +22,14 @@ from effc.passes.manager import PassManager
 WEIGHTS = "weights.safetensors"
 
 
-def built(program: Program, folder: Path, x: torch.Tensor) -> tuple[bytes, int]:
-    """What an artifact computes, and how long its weights are."""
+def built(program: Program, folder: Path, x: torch.Tensor) -> tuple[bytes, int, int]:
+    """What an artifact computes, how long its weights are, and how much memory it takes."""
     folder.mkdir()
     target = dataclasses.replace(Target.parse("native"), cores=2)
     model = build_candidate("model", program, target, folder, []).model
-    found = model(x).numpy().tobytes()
+    found, memory = model(x).numpy().tobytes(), model.memory_nbytes
     model.close()
-    return found, (folder / WEIGHTS).stat().st_size
+    return found, (folder / WEIGHTS).stat().st_size, memory
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 7])
@@ -42,15 +42,16 @@ def test_packed_and_plain_weights_compute_the_same(
     assert packed.weight_nbytes < programs["int8"].weight_nbytes
     with monkeypatch.context() as patch:
         patch.setattr("effc.codegen.driver.weights.LEAST_NBYTES", 1)
-        found, small = built(packed, tmp_path / "packed", pixels)
+        found, small, memory = built(packed, tmp_path / "packed", pixels)
         with safe_open(tmp_path / "packed" / WEIGHTS, "numpy") as file:
             texts = list(file.metadata().values())
     assert sum(f" in {bits} bits" in text for text in texts) >= 3
     with monkeypatch.context() as patch:
         patch.setattr("effc.codegen.driver.weights.LEAST_NBYTES", 1 << 30)
-        expected, large = built(packed, tmp_path / "plain", pixels)
+        expected, large, mapped = built(packed, tmp_path / "plain", pixels)
     assert found == expected
     assert small < large + (bits == 7)
+    assert memory > mapped  # the file, and what it is unpacked to
     plain = packed.clone()
     assert apply(plain, (UnpackWeight(),)).fired["unpack-weight"] == 4
     before, after = (program.run({"x": pixels}) for program in (packed, plain))
