@@ -169,9 +169,14 @@ class _Depthwise(Frame):
                     value = values[self.filter.column(pixel, step)]
                     total = self.isa.multiply_add(value, weight, before)
                     b.store(totals, total, pixel * lanes)
+        image, row, first = place
+        results = []
         for pixel in range(pixels):
             total = load(totals, pixel * lanes, lanes)
-            self._finish(place, channel, pixel, total, lanes, count)
+            coordinates = (image, channel, row, b.let(first + index(pixel)))
+            value = cast(total, "int32") if self.is_integer else total
+            results.append(self.result(coordinates, value, lanes, count))
+        self.epilogue.finish_all(results, 1)
 
     def _feature(self, line: Expr, column: int, lanes: int, count: Expr | None) -> Expr:
         source = self.inputs[self.source_at]
@@ -186,12 +191,3 @@ class _Depthwise(Frame):
         padded = -(-self.channels // self.isa.lanes) * self.isa.lanes
         at = (tap * index(self.filter.size[1]) + index(step)) * index(padded) + channel
         return load(self.weights, at, lanes)
-
-    def _finish(
-        self, place: tuple[Expr, ...], channel: Expr, pixel: int, total: Expr, lanes: int,
-        count: Expr | None,
-    ) -> None:  # fmt: skip
-        image, row, first = place
-        coordinates = (image, channel, row, self.b.let(first + index(pixel)))
-        value = cast(total, "int32") if self.is_integer else total
-        self.finish(coordinates, value, lanes, count)

@@ -7,7 +7,7 @@ from torch import fx
 
 from effc.codegen.access import Access
 from effc.codegen.dtypes import stored
-from effc.codegen.epilogue import Epilogue
+from effc.codegen.epilogue import Epilogue, Result
 from effc.codegen.evaluate import Evaluator, Point
 from effc.codegen.families.product_plan import epilogue_inputs, zero_point_of
 from effc.codegen.isa import Isa
@@ -110,10 +110,10 @@ class Frame:
             total + (column * index(f.stride[1]) - index(f.padding[1])) * b.size(strides[3])
         )
 
-    def finish(
+    def result(
         self, coordinates: tuple[Expr, ...], total: Expr, lanes: int, count: Expr | None
-    ) -> None:
-        """Run the epilogue on a vector of channels.
+    ) -> Result:
+        """A vector of channels for the epilogue.
 
         Args:
             coordinates: Of the first channel in the domain.
@@ -125,7 +125,7 @@ class Frame:
             point = Point(coordinates, 1 if lanes > 1 else None, lanes, count)
             total = self.centred(total, point)
         valid = lanes if count is None else int(count)
-        self.epilogue.finish(total, coordinates, 1, valid)
+        return Result(total, coordinates, valid, 0)
 
     def centred(self, total: Expr, point: Point) -> Expr:
         """Take off the zero point of the activations."""

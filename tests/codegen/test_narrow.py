@@ -87,6 +87,10 @@ def test_endings(compiled, kind, ending, dtype):
     checked(compiled, Endings(kind, dtype, ending), "native")
 
 
+def test_depthwise_without_an_integer_dot_product(compiled):
+    checked(compiled, Endings("depthwise", torch.uint8, "lines"), "x86-64-v4")
+
+
 @pytest.mark.parametrize("ending", ["lines", "scalar"])
 def test_number_by_number(compiled, target, ending):
     """What has no vectors behind the sums, or no table of 16-bit lanes."""
