@@ -45,7 +45,9 @@ class MergeFactors(Pass):
         for method in program.methods:
             editor = Editor(program, method, self.name)
             for node in list(editor.graph.nodes):
-                if not _is_pair(node) or ctx.is_excluded(label(node)):
+                if not _is_pair(node):
+                    continue
+                if any(ctx.is_excluded(label(one)) for one in (node, node.args[0])):
                     continue
                 share = _share(node)
                 if share < self.above:

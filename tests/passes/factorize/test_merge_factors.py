@@ -72,6 +72,14 @@ def test_what_others_read_stays() -> None:
     assert outcome.notes["merged"] == []
 
 
+@pytest.mark.parametrize("excluded", ["first", "second"])
+def test_what_is_excluded_stays(excluded: str) -> None:
+    after = traced(Pair(10, True, True), torch.randn(3, 12))
+    outcome = MergeFactors().run(after, PassContext(exclude=(excluded,)))
+    assert linears(after) == 2
+    assert not outcome.changed
+
+
 def test_a_negative_share_is_an_error() -> None:
     with pytest.raises(UsageError, match="is negative"):
         merged(traced(nn.Linear(4, 4), torch.randn(2, 4)), above=-1)
