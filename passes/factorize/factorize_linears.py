@@ -41,7 +41,7 @@ class FactorizeLinears(Pass):
 
     Attributes:
         form: `low-rank`, two thin matrices; `block-shuffle`, two block-diagonal ones (Monarch).
-        ratio: The share of parameters that goes.
+        ratio: The share of parameters that goes; that of a rule counts with `spread=uniform`.
         spread: How much goes of a layer: `uniform`; `budget`, ranks that explain most of their
             layer's output per parameter, `ratio` holding for all together; `energy`, the smallest
             rank that explains a share of the output.
