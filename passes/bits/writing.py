@@ -60,7 +60,7 @@ class Writing:
             chosen: A format for every part.
         """
         is_simulated = self.simulate and self._simulate(study, chosen)
-        rules = _rules(chosen, lambda form: form.is_channel)
+        rules = _rules(chosen, lambda form: form.is_channel and not self._is_simulated(form))
         outcomes = [Quantize().run(study.program, replace(study.ctx, rules=rules))]
         for activation in () if self.simulate else (INT8.activation, FLOAT_BITS):
             grouped = {f for f in chosen.values() if f.is_grouped and f.activation == activation}
@@ -80,6 +80,9 @@ class Writing:
         activations = "int8" if activation == INT8.activation else "float32"
         return QuantizeWeights(activations=activations, **settings)  # type: ignore[arg-type]
 
+    def _is_simulated(self, form: Form) -> bool:
+        return self.simulate and form != INT8 and not form.is_float
+
     def _simulate(self, study: Study, chosen: Chosen) -> bool:
         """Let everything read rounded weights; whether the program changed."""
         with_data = needs_moments(self.rounding)
@@ -88,7 +91,7 @@ class Writing:
                 part, form, self.rounding, moments_of(study, part) if with_data else None
             )
             for part, form in chosen.items()
-            if form.is_grouped
+            if self._is_simulated(form)
         }
         editor = Editor(study.program, FORWARD, RULE)
         for part, weight in rounded.items():

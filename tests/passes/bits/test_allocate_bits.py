@@ -252,6 +252,13 @@ def test_a_plan_mixes_stored_formats_and_keeps_the_limit(allocated, feed, texts)
     assert max(mixed) > 1
 
 
+@pytest.mark.parametrize("text", ["w4a8c", "4"])
+def test_simulated_weights_stay_in_float(allocated, text):
+    row, program = allocated(bits=(text,), simulate=True)
+    assert "float32" not in formats(row).values()
+    assert {one.dtype for one in program.weights().values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("text", ["ternary", "w4a32", "w4z"])
 def test_formats_for_linear_layers_only_are_refused_by_name(allocated, text):
     row, _ = allocated(bits=(text,))
